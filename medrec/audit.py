@@ -1,0 +1,264 @@
+"""The ledger's arithmetic: canonical bytes, the chain of digests, and what does not match it.
+
+Owns `AuditRecord`, `Problem`, `GENESIS` and the shape of a record: the ASCII JSON of {"at", "facts", "kind",
+"previous"}. Reads no disk, no clock and no database; who has those hands them in. Refuses floats, because
+their text differs between writers: a number with a fraction goes in as a whole number of a named unit
+(`seconds_ms`).
+
+Invariants: the digest is the SHA-256 of exactly the stored bytes; equal facts give equal bytes; each record
+names the digest of the one before it, the first one GENESIS; `verify` looks at everything and never stops at
+the first problem.
+
+What the chain alone cannot show: that its last records were cut off, or that all of it was written anew. Both
+need a head that somebody else keeps.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import PurePosixPath
+
+GENESIS = "0" * 64
+# What became of a case: facts["case"] is its key, facts["files"] the digests of what it wrote.
+CASE_KINDS = frozenset({"case analysed", "case refused", "case failed"})
+FAILED = "case failed"
+# facts["case"] is no longer in force since facts["by"].
+SUPERSEDED = "case superseded"
+# Enough of a case key to find it by, few enough to read.
+SHORT_KEY = 12
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """One link: the exact bytes that were hashed, their SHA-256, and the digest of the record before."""
+
+    body: bytes
+    digest: str
+    previous: str
+
+    @property
+    def kind(self) -> str:
+        """What happened, such as "case analysed"."""
+        return _parse(self.body).kind
+
+    @property
+    def at(self) -> str:
+        """When, in ISO-8601 UTC."""
+        return _parse(self.body).at
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What is known of it; a fresh copy each time."""
+        return _parse(self.body).facts
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that does not match: the record, case or file, and in plain words what is wrong with it."""
+
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Body:
+    previous: str
+    kind: str
+    at: str
+    facts: dict[str, object]
+
+
+def canonical(facts: object) -> bytes:
+    """ASCII JSON with sorted keys and no spaces: one sequence of bytes for equal facts, whatever their order.
+
+    Raises:
+        TypeError: something is not text, a whole number, true, false, null, a list or a dict; names the
+            field.
+    """
+    _check(facts, "facts")
+    return json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode("ascii")
+
+
+def _check(value: object, field: str) -> None:
+    if isinstance(value, float):
+        raise TypeError(f"{field} is a float ({value!r}): the ledger takes whole numbers of a named unit")
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise TypeError(f"{field} has the key {key!r}: a key in the ledger is text, got {type(key).__name__}")
+            _check(key, f"a key of {field}")
+            _check(inner, f"{field}.{key}")
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            _check(inner, f"{field}[{i}]")
+    elif isinstance(value, str):
+        # Halves of a surrogate pair would come back from JSON as another text.
+        if any("\ud800" <= c <= "\udfff" for c in value):
+            raise TypeError(f"{field} is not Unicode text: it holds half a character")
+    elif value is not None and not isinstance(value, int):
+        raise TypeError(f"{field} is a {type(value).__name__}: the ledger takes text, whole numbers, lists and dicts")
+
+
+def seal(previous: str, kind: str, at: str, facts: Mapping[str, object]) -> AuditRecord:
+    """The record that follows the one with the digest `previous`; `at` is ISO-8601 UTC.
+
+    Raises:
+        TypeError: the facts hold something that the ledger does not take.
+        ValueError: `at` is no time, or not in UTC.
+    """
+    if datetime.fromisoformat(at).utcoffset() != timedelta(0):
+        raise ValueError(f"a record's time must be ISO-8601 in UTC, got {at!r}")
+    for name, value in facts.items():
+        _check(value, f"facts.{name}")
+    body = canonical({"previous": previous, "kind": kind, "at": at, "facts": dict(facts)})
+    return AuditRecord(body, hashlib.sha256(body).hexdigest(), previous)
+
+
+def written_files(facts: Mapping[str, object]) -> dict[str, str]:
+    """SHA-256 of each file that a case wrote, by its path below the home (with "/"); empty when it wrote
+    none.
+
+    Raises:
+        ValueError: facts["files"] is not such a table, or names a file outside the home.
+    """
+    files = facts.get("files", {})
+    if not isinstance(files, dict):
+        raise ValueError("its files are no table of paths and digests")
+    for path, digest in files.items():
+        if not isinstance(path, str) or not isinstance(digest, str):
+            raise ValueError("its files are no table of paths and digests")
+        if not path or path.startswith("/") or "\\" in path or ".." in PurePosixPath(path).parts:
+            raise ValueError("it names a file outside the home")
+    return dict(files)
+
+
+def verify(
+    records: Iterable[AuditRecord],
+    file_digest: Callable[[str], str | None] | None = None,
+    cases: Mapping[str, Mapping[str, object]] | None = None,
+) -> Iterator[Problem]:
+    """Everything that does not match in the whole ledger, the files that it names, and the store's cases.
+
+    `file_digest` gives the SHA-256 of a file by its path below the home, None when it is gone; `cases` what
+    the store says of each case by its key: each of its fields must be the one in the latest record of that
+    case. Only the latest record is held against files and store, because a failed case that is tried again
+    writes its folder anew.
+    """
+    latest: dict[str, tuple[int, _Body]] = {}
+    superseded: dict[str, object] = {}
+    expected = GENESIS
+    for number, record in enumerate(records, 1):
+        where = f"record {number}"
+        yield from _link_problems(where, record, number, expected)
+        expected = record.digest
+        try:
+            body = _parse(record.body)
+        except ValueError as e:
+            yield Problem(where, str(e))
+            continue
+        if body.previous != record.previous:
+            yield Problem(where, "the store names another predecessor for it than its own bytes do")
+        key = body.facts.get("case")
+        if body.kind not in CASE_KINDS and body.kind != SUPERSEDED:
+            continue
+        if not isinstance(key, str):
+            yield Problem(where, "it does not say which case it is about")
+        elif body.kind == SUPERSEDED:
+            superseded[key] = body.facts.get("by")
+        else:
+            latest[key] = number, body
+            # A failed try does not bring a case back into force; see Store.finish.
+            if body.kind != FAILED:
+                superseded.pop(key, None)
+    if file_digest is not None:
+        for key, (number, body) in latest.items():
+            yield from _file_problems(key, number, body.facts, file_digest)
+    if cases is not None:
+        yield from _case_problems(latest, superseded, cases)
+
+
+def _link_problems(where: str, record: AuditRecord, number: int, expected: str) -> Iterator[Problem]:
+    if hashlib.sha256(record.body).hexdigest() != record.digest:
+        yield Problem(where, "its bytes do not match its digest: one of them was changed after it was written")
+    if record.previous == expected:
+        return
+    if number == 1:
+        yield Problem(where, "it does not open the ledger: records before it were removed, or it was changed")
+    else:
+        what = f"it does not follow record {number - 1}: a record was changed, removed, added or moved here"
+        yield Problem(where, what)
+
+
+def _parse(body: bytes) -> _Body:
+    try:
+        read = json.loads(body)
+        same = canonical(read) == body
+    except (ValueError, TypeError, RecursionError):
+        same = False
+    if not same:
+        raise ValueError("its bytes are not the canonical JSON that medrec writes")
+    parts = read if isinstance(read, dict) else {}
+    previous, kind, at, facts = (parts.get(name) for name in ("previous", "kind", "at", "facts"))
+    if (
+        len(parts) == 4
+        and isinstance(previous, str)
+        and isinstance(kind, str)
+        and isinstance(at, str)
+        and isinstance(facts, dict)
+    ):
+        return _Body(previous, kind, at, facts)
+    raise ValueError("it does not have the four parts of a record (previous, kind, at, facts)")
+
+
+def _file_problems(
+    key: str, number: int, facts: Mapping[str, object], file_digest: Callable[[str], str | None]
+) -> Iterator[Problem]:
+    try:
+        files = written_files(facts)
+    except ValueError as e:
+        yield Problem(f"record {number}", str(e))
+        return
+    for path, digest in sorted(files.items()):
+        found = file_digest(path)
+        where = f"{_within(path, key)} of {_case(key)}"
+        if found is None:
+            yield Problem(where, "it is gone or cannot be read")
+        elif found != digest:
+            yield Problem(where, "its bytes changed since it was written")
+
+
+def _case_problems(
+    latest: Mapping[str, tuple[int, _Body]],
+    superseded: Mapping[str, object],
+    cases: Mapping[str, Mapping[str, object]],
+) -> Iterator[Problem]:
+    for key, (number, body) in latest.items():
+        if key not in cases:
+            yield Problem(_case(key), f"record {number} tells of it, but the store does not have it")
+            continue
+        sealed = {**body.facts, "superseded_by": superseded.get(key)}
+        for name, value in cases[key].items():
+            if sealed.get(name) != value:
+                words = f"{name} is {_words(value)} in the store, {_words(sealed.get(name))} in the ledger"
+                yield Problem(_case(key), f"{words} (record {number})")
+    for key in cases:
+        if key not in latest:
+            yield Problem(_case(key), "the store has it, but no record tells of it")
+
+
+def _case(key: str) -> str:
+    return f"case {key}" if len(key) <= SHORT_KEY else f"case {key[:SHORT_KEY]}…"
+
+
+def _within(path: str, key: str) -> str:
+    """The part of the path after the case's folder, or all of it."""
+    return path.partition(f"{key}/")[2] or path
+
+
+def _words(value: object) -> str:
+    return "nothing" if value is None else repr(value)

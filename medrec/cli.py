@@ -1,0 +1,248 @@
+"""What people type. Only typer and rich are imported here; a command imports what it needs when it runs.
+
+Exit codes: 0 all accounted for, 1 something failed for a reason of ours, 2 a mistake in the command or configuration.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from medrec.night import Request, Summary
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Nightly DICOM batches to auditable tumour-detection reports. Research use; not a medical device.",
+)
+audit = typer.Typer(no_args_is_help=True, help="Check that nothing was changed since it was written.")
+app.add_typer(audit, name="audit")
+out = Console(stderr=True)
+
+HomeOption = Annotated[
+    Path | None,
+    typer.Option("--home", help="Folder that holds everything; default MEDREC_HOME, or your data folder.", show_default=False),
+]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", envvar="MEDREC_CONFIG", help="Folder whose medrec.yaml and models/*.yaml override ours."),
+]
+
+
+def main() -> None:
+    """Entry point: turns our errors into words and exit codes."""
+    os.umask(0o077)
+    from medrec.errors import AlreadyRunningError, ConfigError, DataError, MedrecError
+
+    try:
+        app()
+    except ConfigError as error:
+        _complain("This cannot start; please mend:", error.problems)
+        sys.exit(2)
+    except (DataError, AlreadyRunningError) as error:
+        _complain(str(error))
+        sys.exit(2)
+    except MedrecError as error:
+        _complain(str(error))
+        sys.exit(1)
+    except KeyboardInterrupt:
+        _complain("stopped; what was finished stays, the next night goes on from there")
+        sys.exit(130)
+
+
+@app.command()
+def nightly(
+    input: Annotated[Path, typer.Option("--input", help="Folder of DICOM files; any names, any nesting.")],
+    home: HomeOption = None,
+    config: ConfigOption = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")] = False,
+    reanalyse: Annotated[
+        bool, typer.Option("--reanalyse", help="Also studies that an earlier version of a model has analysed.")
+    ] = False,
+) -> None:
+    """Analyse every new study below a folder and leave one report for each."""
+    with _stdout_kept(json) as print_json:
+        request = _request(input, home, config, reanalyse)
+        summary = _run_nightly(request)
+        if json:
+            print_json(summary.to_json())
+        else:
+            _show(summary, request)
+    raise typer.Exit(summary.exit_code)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option("--folder", help="Where the phantom studies and the home go.")] = Path("medrec-demo"),
+) -> None:
+    """Make phantom studies with known lesions, run a real night on them, and compare."""
+    from medrec import demonstration
+
+    studies, home = folder.absolute() / "studies", folder.absolute() / "home"
+    known = demonstration.make(studies)
+    out.print(f"[bold]1[/]  made {len(known)} phantom studies in {studies}")
+    request = _request(studies, home, None, False)
+    out.print(f"[bold]2[/]  running the nightly flow, home {home}")
+    summary = _run_nightly(request)
+    _show(summary, request)
+    rows = demonstration.compare(known, summary, home)
+    _table("Known against measured", demonstration.HEADER, [[str(cell) for cell in row.cells()] for row in rows])
+    out.print(f"Open the reports in MLflow with\n\n    [bold]medrec ui --home {home}[/]\n")
+    raise typer.Exit(0 if all(row.right for row in rows) and summary.exit_code == 0 else 1)
+
+
+@app.command()
+def ui(
+    home: HomeOption = None,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.", min=1, max=65535)] = 5000,
+) -> None:
+    """Open the reports: start MLflow's server on 127.0.0.1."""
+    from medrec.home import Home
+    from medrec.server import serve
+
+    serve(Home(home or Home.default()), port, lambda text: out.print(text))
+
+
+@audit.command("verify")
+def verify(home: HomeOption = None) -> None:
+    """Hash the ledger's chain and every file that it names again; name what does not match."""
+    import hashlib
+    from functools import cache
+
+    from medrec.errors import ConfigError
+    from medrec.home import Home
+    from medrec.store import Store
+
+    place = Home(home or Home.default())
+    if not place.root.is_dir():
+        raise ConfigError([f"--home: there is no home at {place.root}"])
+
+    @cache  # all cases of one model name the same weights
+    def digest(relative: str) -> str | None:
+        path = place.root / relative
+        if not path.is_file():
+            return None
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    with Store.open(place.store_url) as store:
+        problems = list(store.verify(digest))
+        records = sum(1 for _ in store.ledger())
+        head = store.head()
+    for problem in problems:
+        typer.echo(f"{problem.where}: {problem.what}")
+    if problems:
+        typer.echo(f"{len(problems)} problem(s) in {records} records: this home is not as it was written")
+        raise typer.Exit(1)
+    typer.echo(f"{records} records, every file as it was written; head {head}")
+
+
+def _request(input: Path, home: Path | None, config: Path | None, reanalyse: bool) -> "Request":
+    """Everything that can be wrong with command and configuration, all of it at once."""
+    from medrec import config as configuration
+    from medrec.errors import ConfigError
+    from medrec.home import Home
+    from medrec.night import Request
+
+    problems: list[str] = []
+    place = Home(home or Home.default())
+    loaded = None
+    try:
+        loaded = configuration.load(config)
+    except ConfigError as error:
+        problems += error.problems
+    try:
+        place.check_input(input)
+    except ConfigError as error:
+        problems += error.problems
+    if problems or loaded is None:
+        raise ConfigError(problems)
+    return Request(input, place, loaded, reanalyse)
+
+
+def _run_nightly(request: "Request") -> "Summary":
+    from importlib.metadata import entry_points
+
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    # Flows are found by name, so that no room of medrec imports Prefect.
+    (flow,) = entry_points(group="medrec.flows", name="nightly")
+    run = flow.load()
+    columns = (TextColumn("{task.description:8}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=out) as bar:
+        tasks: dict[str, Any] = {}
+
+        def progress(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done, total=total)
+
+        summary: Summary = run(request, progress)
+    return summary
+
+
+def _show(summary: "Summary", request: "Request") -> None:
+    rows = [
+        [c.study[:8], c.status, c.verdict or "", c.reason, f"{c.seconds:.1f}" if c.seconds else "", c.report or ""]
+        for c in summary.cases
+    ]
+    _table(f"Night {summary.batch}", ("study", "status", "verdict", "reason", "s", "report, below the home"), rows)
+    reasons: dict[str, int] = {}
+    for refusal in summary.refusals:
+        name = (refusal["reason"] or "").split(":")[0]
+        reasons[name] = reasons.get(name, 0) + 1
+    files = summary.files
+    out.print(
+        f"{files['seen']} files: {files['analysed']} analysed, {files['unused']} unused, {files['refused']} refused"
+        + (f" ({', '.join(f'{n} {r}' for r, n in sorted(reasons.items()))})" if reasons else "")
+    )
+    for warning in summary.warnings:
+        out.print(f"[yellow]{warning}[/]")
+    out.print(f"home {request.home.root}; open it with: medrec ui --home {request.home.root}")
+
+
+def _table(title: str, header: tuple[str, ...], rows: list[list[str]]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(*header, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    out.print(table)
+
+
+def _complain(text: str, details: tuple[str, ...] = ()) -> None:
+    from rich.markup import escape
+
+    out.print(f"[bold red]medrec:[/] {escape(text)}", soft_wrap=True)
+    for detail in details:
+        out.print(f"  - {escape(detail)}", soft_wrap=True)
+
+
+@contextmanager
+def _stdout_kept(wanted: bool) -> Iterator[Callable[[str], None]]:
+    """With --json, stdout is ours alone: libraries and child processes that write to it reach stderr."""
+    if not wanted:
+        yield typer.echo
+        return
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+
+    def emit(text: str) -> None:
+        with os.fdopen(os.dup(kept), "w", encoding="utf-8") as stream:
+            stream.write(text + "\n")
+
+    try:
+        yield emit
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)

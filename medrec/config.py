@@ -1,0 +1,133 @@
+"""From YAML files to the settings classes that the rooms own: every mistake, with file and field, before any work.
+
+The packaged files are the defaults; a file of the same name in a user's own folder takes its place, and cards there
+are added. Nothing in a file is executed; unknown fields are mistakes.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import Field, ValidationError
+
+from medrec.errors import ConfigError
+from medrec.prediction import Frozen, ModelCard, Name, Network
+
+PACKAGE = Path(__file__).parent
+PACKAGED_WEIGHTS = PACKAGE / "models" / "weights"
+
+Loaded = TypeVar("Loaded", bound=Frozen)
+
+
+class Settings(Frozen):
+    """configs/medrec.yaml: what an operator may change."""
+
+    # An empty list means every card that is there.
+    models: tuple[Name, ...] = ()
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Annotated[int, Field(ge=0, le=256)] = 0
+    experiment: Annotated[str, Field(pattern=r"^[\w .-]{1,60}$")] = "medrec"
+
+
+@dataclass(frozen=True, slots=True)
+class CardFiles:
+    """A card and where the weights that it pins lie, by their file name."""
+
+    card: ModelCard
+    weights: Mapping[str, Path]
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """Everything that was configured; `sha256` covers settings and cards by content."""
+
+    settings: Settings
+    cards: tuple[CardFiles, ...]
+
+    @property
+    def sha256(self) -> str:
+        """Digest of settings and cards: comments and layout do not count."""
+        content = {
+            "settings": self.settings.model_dump(mode="json"),
+            "cards": sorted(c.card.digest for c in self.cards),
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def packaged_configs() -> Path:
+    """The folder of default configurations: inside the installed package, or beside it in a checkout."""
+    installed = PACKAGE / "configs"
+    return installed if installed.is_dir() else PACKAGE.parent / "configs"
+
+
+def load(own: Path | None = None) -> Configuration:
+    """Read the packaged configuration and, over it, the folder `own`.
+
+    Raises ConfigError that lists every mistake of every file: syntax, fields, values, missing or changed weights.
+    """
+    problems: list[str] = []
+    folders = [packaged_configs()]
+    if own is not None:
+        if own.is_dir():
+            folders.append(own)
+        else:
+            problems.append(f"{own}: no such folder of configurations")
+    files = {path.relative_to(folder): path for folder in folders for path in sorted(folder.rglob("*.yaml"))}
+    settings = _read(files[Path("medrec.yaml")], Settings, problems)
+    cards: list[CardFiles] = []
+    for relative, path in sorted(files.items()):
+        if relative.parent == Path("models"):
+            card = _read(path, ModelCard, problems)
+            if card is not None:
+                cards.append(CardFiles(card, _weights(card, path, problems)))
+    names = [c.card.name for c in cards]
+    problems += [f"models: two cards are named {name}" for name in sorted({n for n in names if names.count(n) > 1})]
+    if settings is not None:
+        unknown = sorted(set(settings.models) - set(names))
+        problems += [f"medrec.yaml: models: there is no card named {name}" for name in unknown]
+    if problems or settings is None:
+        raise ConfigError(problems)
+    wanted = set(settings.models or names)
+    return Configuration(settings, tuple(c for c in cards if c.card.name in wanted))
+
+
+def _read(path: Path, kind: type[Loaded], problems: list[str]) -> Loaded | None:
+    try:
+        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return kind.model_validate(content if content is not None else {})
+    except ValidationError as error:
+        for mistake in error.errors():
+            field = ".".join(str(part) for part in mistake["loc"]) or "the whole file"
+            problems.append(f"{path.name}: {field}: {mistake['msg']}")
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}" if mark is not None else "the whole file"
+        problems.append(f"{path.name}: {where}: not YAML ({getattr(error, 'problem', None) or 'unreadable'})")
+    except (OSError, UnicodeDecodeError) as error:
+        problems.append(f"{path.name}: cannot be read ({type(error).__name__})")
+    return None
+
+
+def _weights(card: ModelCard, source: Path, problems: list[str]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for field in ("segmentation", "classification"):
+        part: Network | None = getattr(card, field)
+        if part is None:
+            continue
+        beside = source.parent / part.weights
+        path = beside if beside.is_file() else PACKAGED_WEIGHTS / part.weights
+        if not path.is_file():
+            problems.append(f"{source.name}: {field}.weights: no file {part.weights} beside the card or in the package")
+            continue
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if digest != part.sha256:
+            problems.append(
+                f"{source.name}: {field}.sha256: the card pins {part.sha256[:12]}…, {part.weights} has {digest[:12]}…; "
+                "these are not the weights that were measured"
+            )
+        found[part.weights] = path
+    return found

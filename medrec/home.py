@@ -1,0 +1,75 @@
+"""The folder that holds everything of one installation, and the lock that lets one night at a time work in it.
+
+Layout: medrec.db (the truth), mlflow.db and mlartifacts/ (the searchable copy), prefect/, reports/<case>/, batches/,
+kept/ (weights and cards by digest), key (of the pseudonyms, 0600). All below 0700.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import platformdirs
+from filelock import FileLock, Timeout
+
+from medrec.errors import AlreadyRunningError, ConfigError, WorldError
+
+
+class Home:
+    """Paths below one home; creating it is the only thing that touches the disk here."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.expanduser().absolute()
+        self.reports = self.root / "reports"
+        self.batches = self.root / "batches"
+        self.kept = self.root / "kept"
+        self.key = self.root / "key"
+        self.prefect = self.root / "prefect"
+        self.mlflow_database = self.root / "mlflow.db"
+        self.mlflow_artifacts = self.root / "mlartifacts"
+
+    @property
+    def store_url(self) -> str:
+        """URL of the embedded store, unless MEDREC_STORE names another database."""
+        return os.environ.get("MEDREC_STORE") or f"sqlite:///{self.root / 'medrec.db'}"
+
+    @classmethod
+    def default(cls) -> Path:
+        """MEDREC_HOME, or else the user's data folder."""
+        return Path(os.environ.get("MEDREC_HOME") or platformdirs.user_data_dir("medrec", appauthor=False))
+
+    def create(self) -> None:
+        """Make the folders, 0700. Raises WorldError when that cannot be done."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.root.chmod(0o700)
+            for folder in (self.reports, self.batches, self.kept, self.prefect, self.mlflow_artifacts):
+                folder.mkdir(exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise WorldError(f"the home {self.root} cannot be made: {os.strerror(error.errno or 0)}") from error
+
+    def check_input(self, folder: Path) -> None:
+        """Raises ConfigError unless `folder` is a folder that neither lies in the home nor holds it."""
+        resolved, root = folder.resolve(), self.root.resolve()
+        if not resolved.is_dir():
+            raise ConfigError([f"--input: {folder} is not a folder"])
+        if resolved.is_relative_to(root):
+            raise ConfigError([f"--input: {folder} lies inside the home {self.root}; reports are no scans"])
+        if root.is_relative_to(resolved):
+            raise ConfigError([f"--home: {self.root} lies inside the input {folder}; choose a home beside it"])
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the home for one night; the operating system frees it when the process dies.
+
+        Raises AlreadyRunningError when another night holds it.
+        """
+        lock = FileLock(self.root / "night.lock", mode=0o600)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise AlreadyRunningError(f"already running: another night works on {self.root}") from None
+        try:
+            yield
+        finally:
+            lock.release()

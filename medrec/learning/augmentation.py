@@ -1,0 +1,69 @@
+"""What a patient's slice could as well have looked like: pose, contrast, coil, noise, absent inputs.
+
+Works on whole batches, on the device where they lie. Every draw comes from the generator that is handed in.
+"""
+
+import torch
+from torch.nn import functional as F
+
+ROTATION_RAD = 0.35
+SCALE = (0.8, 1.2)
+STRETCH = (0.9, 1.1)
+SHIFT = 0.1  # of the square's side
+CONTRAST = (0.7, 1.4)
+BRIGHTNESS = 0.3
+SATURATED_SHARE = 0.3
+BIAS_FIELD = 0.25
+NOISE = 0.1
+DROPPED_SHARE = 0.15  # of the optional inputs: patients without them come too
+
+
+class Augmentation:
+    """Randomly varied copies of a batch; `grid_channels` are those of the grid input and its neighbours."""
+
+    def __init__(self, generator: torch.Generator, grid_channels: int) -> None:
+        self._generator = generator
+        self._grid = grid_channels
+
+    def __call__(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images (n, channels, s, s) and targets (n, 1, s, s) in 0..1 to varied images and binary targets."""
+        x, y = self._pose(x, y)
+        return self._drop(self._intensity(x)), y
+
+    def _uniform(self, low: float, high: float, *shape: int) -> torch.Tensor:
+        return torch.rand(shape, generator=self._generator) * (high - low) + low
+
+    def _pose(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        n = len(x)
+        angle, scale = self._uniform(-ROTATION_RAD, ROTATION_RAD, n), self._uniform(*SCALE, n)
+        stretched = scale * self._uniform(*STRETCH, n)
+        mirror = self._uniform(0, 1, n).round() * 2 - 1
+        theta = torch.zeros(n, 2, 3)
+        theta[:, 0, 0], theta[:, 0, 1] = scale * angle.cos() * mirror, stretched * angle.sin()
+        theta[:, 1, 0], theta[:, 1, 1] = -scale * angle.sin() * mirror, stretched * angle.cos()
+        theta[:, :, 2] = self._uniform(-SHIFT, SHIFT, n, 2)
+        grid = F.affine_grid(theta, [n, 1, *x.shape[2:]], align_corners=False).to(x.device)
+        moved = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+        return moved, (F.grid_sample(y, grid, align_corners=False) > 0.5).float()
+
+    def _intensity(self, x: torch.Tensor) -> torch.Tensor:
+        n, others = len(x), x.shape[1] - self._grid
+
+        def per_input(low: float, high: float) -> torch.Tensor:
+            """One draw for the grid input and its neighbours, one for each of the others."""
+            shared = self._uniform(low, high, n, 1, 1, 1).expand(-1, self._grid, -1, -1)
+            return torch.cat([shared, self._uniform(low, high, n, others, 1, 1)], 1).to(x.device)
+
+        x = x * per_input(*CONTRAST) + per_input(-BRIGHTNESS, BRIGHTNESS)
+        saturated = self._uniform(0, 1, n, 1, 1, 1).to(x.device) < SATURATED_SHARE
+        x = torch.where(saturated, torch.minimum(x, self._uniform(1, 4, n, 1, 1, 1).to(x.device)), x)
+        coarse = self._uniform(-BIAS_FIELD, BIAS_FIELD, n, 1, 3, 3)
+        field = F.interpolate(coarse, x.shape[2:], mode="bicubic", align_corners=False).to(x.device)
+        x = x + field * (x + 1.5)
+        noise = torch.randn(x.shape, generator=self._generator).to(x.device)
+        return x + noise * self._uniform(0, NOISE, n, 1, 1, 1).to(x.device)
+
+    def _drop(self, x: torch.Tensor) -> torch.Tensor:
+        others = x.shape[1] - self._grid
+        kept = self._uniform(0, 1, len(x), others, 1, 1).to(x.device) >= DROPPED_SHARE
+        return torch.cat([x[:, : self._grid], x[:, self._grid :] * kept], 1)

@@ -1,0 +1,170 @@
+"""Fit one network to labelled slices, with checkpoints from which a killed run goes on.
+
+MONAI's loss, AdamW with a cosine, an exponential average of the weights (that is what is kept). Half of each batch
+holds the finding. On a CPU or GPU that has it, bfloat16; the random draws come from one seeded generator, whose state
+is part of the checkpoint.
+"""
+
+import copy
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from monai.losses import DiceCELoss
+from torch import nn
+from torch.nn import functional as F
+
+from medrec.learning.augmentation import Augmentation
+from medrec.learning.cases import Sample
+from medrec.models.preprocessing import with_neighbours
+from medrec.prediction import Training
+
+log = logging.getLogger(__name__)
+
+WARM_UP_STEPS = 100
+AVERAGE = 0.999
+CHECKPOINT_SECONDS = 120.0
+GRADIENT_NORM = 5.0
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def outline_loss() -> Loss:
+    """Dice and cross-entropy of outlines: logits and targets (n, 1, y, x)."""
+    dice_ce = DiceCELoss(sigmoid=True, batch=True)
+
+    def loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        value: torch.Tensor = dice_ce(logits, target)
+        return value
+
+    return loss
+
+
+def slice_loss(minimum_share: float) -> Loss:
+    """Cross-entropy of "this slice holds the finding": logits (n, 1), targets (n, 1, y, x).
+
+    A slice holds it when more than `minimum_share` of its square is marked.
+    """
+
+    def loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        positive = (target.mean((1, 2, 3)) > minimum_share).float()
+        return F.binary_cross_entropy_with_logits(logits[:, 0], positive)
+
+    return loss
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Slices:
+    """All training slices: images (n, channels, y, x) and targets (n, 1, y, x), float16, and which hold the finding."""
+
+    images: torch.Tensor
+    targets: torch.Tensor
+    positive: torch.Tensor
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample], neighbours: int) -> "Slices":
+        """Put the slices of all samples together."""
+        images = torch.cat([with_neighbours(s.images, neighbours) for s in samples])
+        targets = torch.cat([s.target for s in samples])[:, None]
+        return cls(images, targets, (targets > 0.5).flatten(1).any(1).nonzero()[:, 0])
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """`count` slices, half of them with the finding, as float32."""
+        half = count // 2
+        with_finding = self.positive[torch.randint(len(self.positive), (half,), generator=generator)]
+        anywhere = torch.randint(len(self.images), (count - half,), generator=generator)
+        pick = torch.cat([with_finding, anywhere])
+        return self.images[pick].float(), self.targets[pick].float()
+
+
+def fit(
+    network: nn.Module,
+    slices: Slices,
+    loss: Loss,
+    steps: int,
+    settings: Training,
+    grid_channels: int,
+    checkpoint: Path,
+    device: str,
+    watch: Callable[[int, nn.Module], None] = lambda step, network: None,
+    watch_every: int = 500,
+) -> nn.Module:
+    """Train for `steps` batches and return the averaged network.
+
+    Goes on from `checkpoint` when that exists. `watch` sees the averaged network every `watch_every` steps.
+    """
+    generator = torch.Generator().manual_seed(settings.seed)
+    augment = Augmentation(generator, grid_channels)
+    network = network.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    average = copy.deepcopy(network).eval()
+    optimiser = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
+    first = _resume(checkpoint, network, average, optimiser, generator)
+    saved = started = time.monotonic()
+    for step in range(first, steps):
+        for group in optimiser.param_groups:
+            group["lr"] = _rate(step, steps) * settings.learning_rate
+        x, y = (t.to(device) for t in slices.draw(settings.batch, generator))
+        x, y = augment(x, y)
+        with torch.autocast(torch.device(device).type, torch.bfloat16):
+            logits = network(x.contiguous(memory_format=torch.channels_last))
+        value = loss(logits.float(), y)
+        optimiser.zero_grad()
+        value.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_NORM)
+        optimiser.step()
+        _average(average, network, min(AVERAGE, (step + 1) / (step + 10)))
+        if (step + 1) % watch_every == 0:
+            pace = (time.monotonic() - started) / (step + 1 - first)
+            log.info("step %d of %d, loss %.4f, %.0f s left", step + 1, steps, value.item(), pace * (steps - step - 1))
+            watch(step + 1, average)
+        if time.monotonic() - saved > CHECKPOINT_SECONDS:
+            _save(checkpoint, step + 1, network, average, optimiser, generator)
+            saved = time.monotonic()
+    return average
+
+
+def _rate(step: int, steps: int) -> float:
+    return min(1.0, (step + 1) / WARM_UP_STEPS) * max(0.005, 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+
+@torch.no_grad()
+def _average(average: nn.Module, network: nn.Module, keep: float) -> None:
+    for kept, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+        if kept.is_floating_point():
+            kept.lerp_(new, 1 - keep)
+        else:
+            kept.copy_(new)
+
+
+def _save(
+    path: Path, step: int, network: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer, generator: torch.Generator
+) -> None:
+    draft = path.with_suffix(".draft")
+    state = {
+        "step": step,
+        "network": network.state_dict(),
+        "average": average.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "generator": generator.get_state(),
+    }
+    torch.save(state, draft)
+    os.replace(draft, path)  # a kill leaves the old checkpoint or the new one
+
+
+def _resume(
+    path: Path, network: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer, generator: torch.Generator
+) -> int:
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    network.load_state_dict(state["network"])
+    average.load_state_dict(state["average"])
+    optimiser.load_state_dict(state["optimiser"])
+    generator.set_state(state["generator"])
+    log.info("going on from step %d", state["step"])
+    return int(state["step"])

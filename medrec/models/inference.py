@@ -1,0 +1,80 @@
+"""The predictor: one card's networks in memory, many studies through them.
+
+Weights are read and checked once. Whole forward passes on CPU are float32 and give the same bits on every run. Each
+slice is seen as it is and mirrored, and the two answers are averaged.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from medrec.models import networks, preprocessing, weights
+from medrec.prediction import ModelCard, Network, Prediction
+from medrec.volume import Volume
+
+SLICES_AT_ONCE = 8
+
+
+class TorchPredictor:
+    """Implements `medrec.prediction.Predictor`."""
+
+    def __init__(self, card: ModelCard, segmentation: nn.Module, classification: nn.Module | None, device: str) -> None:
+        self.card = card
+        self.device = device
+        self._segmentation = segmentation.to(device).eval()
+        self._classification = None if classification is None else classification.to(device).eval()
+
+    def predict(self, inputs: Mapping[str, Volume]) -> Prediction:
+        """Probabilities and mask on the grid of the card's grid input. Raises ScanError on an empty image."""
+        stack, frame = preprocessing.images(inputs, self.card)
+        stack = preprocessing.with_neighbours(stack, self.card.preprocessing.neighbours)
+        maps = torch.cat(list(self._mirrored(self._segmentation, stack)))[:, 0]
+        probability = frame.back(maps)
+        slices = None
+        if self._classification is not None:
+            scores = torch.cat(list(self._mirrored(self._classification, stack)))[:, 0]
+            # The networks see slices from the feet up; the volume may count them the other way.
+            slices = (scores.flip(0) if _reversed(frame) else scores).numpy()
+        return Prediction(probability, probability > self.card.decision.voxel_threshold, slices)
+
+    @torch.inference_mode()
+    def _mirrored(self, network: nn.Module, stack: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Probabilities of a few slices at a time, averaged over the slice and its mirror image."""
+        for part in stack.split(SLICES_AT_ONCE):
+            x = part.to(self.device)
+            plain, mirrored = network(x).sigmoid(), network(x.flip(3)).sigmoid()
+            yield ((plain + (mirrored.flip(3) if mirrored.ndim == 4 else mirrored)) / 2).cpu()
+
+
+def _reversed(frame: preprocessing.Frame) -> bool:
+    return bool(frame.turn[2, 1] < 0)
+
+
+def load(card: ModelCard, files: Mapping[str, Path], device: str) -> TorchPredictor:
+    """Build a card's networks with the weights that it pins; `files` says where each lies, by the name in the card.
+
+    Raises WeightsError when a digest differs or the weights do not fit, ConfigError when the card names no network.
+    """
+
+    def network(part: Network) -> nn.Module:
+        built = networks.build(part.kind, part.settings, preprocessing.channels(card))
+        weights.fill(built, weights.read(files[part.weights], part.sha256), part.weights)
+        return built
+
+    classification = None if card.classification is None else network(card.classification)
+    return TorchPredictor(card, network(card.segmentation), classification, device)
+
+
+def device_name(wanted: str = "auto") -> str:
+    """"cuda" where there is a GPU and `wanted` is "auto", else what is wanted, else "cpu"."""
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return wanted
+
+
+def use_threads(count: int) -> None:
+    """Let the networks use `count` CPU threads; 0 leaves torch's own choice."""
+    if count:
+        torch.set_num_threads(count)

@@ -1,0 +1,45 @@
+"""The networks that a card may name, all MONAI's, by a short name each.
+
+A card gives numbers only; which class they build is decided here, so that a card can never name code.
+"""
+
+from collections.abc import Callable, Mapping
+
+from monai.networks.nets import DenseNet, UNet
+from torch import nn
+
+from medrec.errors import ConfigError
+
+Settings = Mapping[str, int | float | tuple[int, ...]]
+
+
+def _unet(channels_in: int, channels: tuple[int, ...] = (16, 32, 64, 128, 256), res_units: int = 2) -> nn.Module:
+    """Residual U-Net that halves the resolution at each level after the first; one logit per pixel."""
+    strides = (2,) * (len(channels) - 1)
+    return UNet(2, channels_in, 1, channels, strides, num_res_units=res_units)
+
+
+def _densenet(
+    channels_in: int, blocks: tuple[int, ...] = (3, 6, 12, 8), growth: int = 16, first: int = 32, dropout: float = 0.1
+) -> nn.Module:
+    """DenseNet with one logit per slice."""
+    return DenseNet(
+        2, channels_in, 1, init_features=first, growth_rate=growth, block_config=blocks, dropout_prob=dropout
+    )
+
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {"unet": _unet, "densenet": _densenet}
+
+
+def build(kind: str, settings: Settings, channels_in: int) -> nn.Module:
+    """A network with fresh weights: (n, channels_in, y, x) to logits (n, 1, y, x) or (n, 1).
+
+    Raises ConfigError when the card names an unknown network or a setting that it does not have.
+    """
+    if kind not in NETWORKS:
+        raise ConfigError([f"kind: no network {kind!r}; there are {sorted(NETWORKS)}"])
+    try:
+        network: nn.Module = NETWORKS[kind](channels_in, **settings)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise ConfigError([f"settings of {kind}: {error}"]) from error
+    return network

@@ -1,0 +1,330 @@
+"""One night: index a folder, plan, lead every study through the pipeline, account for every file.
+
+Owns `Night` and `Summary`. Knows nothing of Prefect: a flow calls `open`, `analyse` for each planned case, and
+`close`. Invariants: seen = analysed + unused + refused; every planned study has a line in the summary; an error in one
+study, or MLflow away, never ends the night.
+"""
+
+import json
+import secrets
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+
+from medrec import pipeline
+from medrec.config import CardFiles, Configuration
+from medrec.dicom import Archive, Pseudonyms
+from medrec.errors import WorldError
+from medrec.home import Home
+from medrec.pipeline import Finished, Planned, Setting
+from medrec.prediction import Predictor
+from medrec.report import Status
+from medrec.routing import Routed, rules_of
+from medrec.series import Reason, Refused, ScanFile, Skipped, group
+from medrec.store import CaseRow, Store
+from medrec.tracking import Tracker
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a person asked for."""
+
+    input: Path
+    home: Home
+    configuration: Configuration
+    reanalyse: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CaseLine:
+    """One case in the summary; `seconds` is what it took this night."""
+
+    case: str
+    study: str
+    inputs: tuple[str, ...]
+    status: str
+    reason: str
+    verdict: str | None
+    report: str | None
+    mlflow_run_id: str | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a night did: the JSON that --json prints."""
+
+    batch: str
+    files: dict[str, int]
+    refusals: tuple[dict[str, str | None], ...]
+    cases: tuple[CaseLine, ...]
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> str:
+        """One JSON object, on several lines."""
+        return json.dumps(asdict(self), indent=1, allow_nan=False)
+
+    @property
+    def exit_code(self) -> int:
+        """0 when everything is accounted for, 1 when a study failed for a reason of ours."""
+        return 1 if any(c.status == Status.FAILED for c in self.cases) else 0
+
+
+@dataclass(slots=True)
+class _Account:
+    """Where each file went, by its ordinal: the first entry that is not `unused` stays."""
+
+    analysed: dict[int, str] = field(default_factory=dict)
+    refused: dict[int, tuple[str, str]] = field(default_factory=dict)
+
+    def use(self, files: Iterable[ScanFile]) -> None:
+        for file in files:
+            self.analysed[file.ordinal] = file.sha256
+
+    def refuse(self, files: Iterable[ScanFile | Refused], reason: str) -> None:
+        for file in files:
+            self.refused.setdefault(file.ordinal, (file.sha256, reason))
+
+
+class Night:
+    """A batch in progress; a context manager that holds the home's lock."""
+
+    def __init__(self, request: Request, tell: Tell = lambda text: None) -> None:
+        self._request = request
+        self._tell = tell
+        self.batch = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+        self.planned: tuple[Planned, ...] = ()
+        self._lines: dict[str, CaseLine] = {}
+        self._account = _Account()
+        self._warnings: list[str] = []
+        self._predictors: dict[str, Predictor] = {}
+        self._seen = 0
+
+    def __enter__(self) -> "Night":
+        request = self._request
+        request.home.create()
+        request.home.check_input(request.input)
+        self._lock = request.home.lock()
+        self._lock.__enter__()
+        try:
+            self._open()
+        except BaseException:
+            self._lock.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._store.close()
+        self._lock.__exit__(None, None, None)
+
+    def _open(self) -> None:
+        request, now = self._request, datetime.now(UTC)
+        configuration = request.configuration
+        self._store = Store.open(request.home.store_url)
+        self._store.start_batch(self.batch, _iso(now))
+        rules = rules_of(c.card for c in configuration.cards)
+        self._archive = Archive(request.input, Pseudonyms.load(request.home.key), rules)
+        self._setting = Setting(self.batch, request.home, self._store, configuration, "")
+        self._tracker = self._reach_mlflow(now)
+
+    def _reach_mlflow(self, now: datetime) -> Tracker | None:
+        try:
+            tracker = Tracker(self._request.home, self._request.configuration.settings.experiment)
+            tracker.start_batch(self.batch, _ms(now))
+            for model in self._request.configuration.cards:
+                tracker.register(model)
+        except WorldError as error:
+            self._warn(f"{error}; reports are delivered there on a later night")
+            return None
+        return tracker
+
+    def index(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """Read every file's header and plan what is to be done. `progress` gets files done and in all."""
+        files: list[ScanFile] = []
+        total = self._archive.count()
+        for found in self._archive.scan():
+            self._seen += 1
+            if isinstance(found, ScanFile):
+                files.append(found)
+            elif isinstance(found, Refused):
+                self._account.refuse([found], str(found))
+            progress(self._seen, max(total, self._seen))
+        self.planned = pipeline.plan(group(files), self._request.configuration)
+
+    def analyse(self, planned: Planned) -> CaseLine:
+        """Lead one study through the pipeline, or find that it was done before.
+
+        Raises WorldError when something outside is down: trying again may help; `give_up` records that it did not.
+        """
+        started = datetime.now(UTC)
+        done = pipeline.already_done(planned, self._store, self._request.reanalyse)
+        if done is not None:
+            return self._note(planned, done, Status.ALREADY_DONE, 0.0)
+        try:
+            finished = self._work(planned, started)
+        except WorldError:
+            raise
+        except Exception as error:  # one poisoned study never takes the night down; the text may quote a header
+            return self.give_up(planned, f"internal error ({type(error).__name__})", started)
+        for broken in finished.refused:
+            self._account.refused[broken.ordinal] = (broken.sha256, str(broken))
+        return self._finished(planned, finished, started)
+
+    def give_up(self, planned: Planned, why: str, started: datetime | None = None) -> CaseLine:
+        """Record that a study failed for a reason of ours; the next night tries it again."""
+        started = started or datetime.now(UTC)
+        skipped = Skipped(planned.study.study, Reason.UNREADABLE, why, planned.routed.files)
+        try:
+            finished = pipeline.finish(planned, skipped, None, self._setting, started, failure=why)
+        except Exception as error:  # the store or the disk itself is down: the summary is what is left
+            self._warn(f"a failed study could not be recorded ({type(error).__name__})")
+            self._account.refuse(planned.routed.files, f"analysis failed: {why}")
+            line = CaseLine(
+                planned.case, planned.study.study, planned.inputs, Status.FAILED, why, None, None, None, _since(started)
+            )
+            self._lines[planned.case] = line
+            return line
+        return self._finished(planned, finished, started)
+
+    def close(self) -> Summary:
+        """Deliver what waits, write the batch's summary, and return it."""
+        self._deliver()
+        summary = self.summary()
+        now = datetime.now(UTC)
+        self._store.finish_batch(self.batch, _iso(now), summary.to_json())
+        (self._request.home.batches / f"{self.batch}.json").write_text(summary.to_json() + "\n")
+        if self._tracker is not None:
+            counts = {f"files_{k}": v for k, v in summary.files.items()}
+            for status in Status:
+                counts[f"cases_{status.replace(' ', '_')}"] = sum(c.status == status for c in summary.cases)
+            try:
+                self._tracker.finish_batch(
+                    self.batch, _batch_description(summary), counts, summary.to_json(), self._store.head()
+                )
+            except WorldError as error:
+                self._warn(str(error))
+        return self.summary()
+
+    def summary(self) -> Summary:
+        """The accounts as they stand."""
+        analysed = {o for o in self._account.analysed if o not in self._account.refused}
+        refused = self._account.refused
+        files = {
+            "seen": self._seen,
+            "analysed": len(analysed),
+            "unused": self._seen - len(analysed) - len(refused),
+            "refused": len(refused),
+        }
+        refusals = tuple({"sha256": sha or None, "reason": why} for _, (sha, why) in sorted(refused.items()))
+        lines = tuple(self._lines[p.case] for p in self.planned if p.case in self._lines)
+        return Summary(self.batch, files, refusals, lines, tuple(self._warnings))
+
+    def _work(self, planned: Planned, started: datetime) -> Finished:
+        prepared = pipeline.prepare(planned, self._archive)
+        prediction = None
+        if not isinstance(prepared, Skipped):
+            assert planned.model is not None
+            prediction = pipeline.predict(prepared, self._predictor(planned.model))
+        return pipeline.finish(planned, prepared, prediction, self._setting, started)
+
+    def _predictor(self, model: CardFiles) -> Predictor:
+        """The networks of a card, loaded once in the night."""
+        if model.card.name not in self._predictors:
+            from medrec.models import inference  # torch and MONAI take seconds: only when there is work
+
+            settings = self._request.configuration.settings
+            device = inference.device_name(settings.device)
+            inference.use_threads(settings.threads)
+            self._predictors[model.card.name] = inference.load(model.card, model.weights, device)
+            self._setting = Setting(
+                self.batch, self._request.home, self._store, self._request.configuration, device
+            )
+        return self._predictors[model.card.name]
+
+    def _finished(self, planned: Planned, finished: Finished, started: datetime) -> CaseLine:
+        line = self._note(planned, finished.row, finished.row.status, _since(started))
+        self._deliver()
+        stored = self._store.case(planned.case)
+        if stored is not None and stored.mlflow_run_id is not None:
+            line = self._note(planned, stored, stored.status, line.seconds)
+        return line
+
+    def _note(self, planned: Planned, row: CaseRow, status: Status, seconds: float) -> CaseLine:
+        """Put a case into the summary and its files where they belong."""
+        if row.status is Status.ANALYSED:
+            self._account.use(planned.routed.files)
+            if isinstance(planned.routed, Routed):
+                for skipped in planned.routed.defective:
+                    self._account.refuse(skipped.files, str(skipped))
+        elif not (isinstance(planned.routed, Skipped) and planned.routed.reason is Reason.NO_ROUTE):
+            self._account.refuse(planned.routed.files, row.reason)
+        line = CaseLine(
+            case=row.case,
+            study=row.study,
+            inputs=planned.inputs,
+            status=status.value,
+            reason=row.reason,
+            verdict=row.verdict.value if row.verdict else None,
+            report=row.report,
+            mlflow_run_id=row.mlflow_run_id,
+            seconds=round(seconds, 3),
+        )
+        self._lines[planned.case] = line
+        return line
+
+    def _deliver(self) -> None:
+        """Copy what waits in the outbox to MLflow; what cannot be copied now waits on."""
+        if self._tracker is None:
+            return
+        for entry in self._store.pending("mlflow"):
+            row = self._store.case(entry.case)
+            now = datetime.now(UTC)
+            if row is None:
+                continue
+            try:
+                delivery = self._tracker.deliver(row, _ms(now))
+            except (WorldError, OSError) as error:
+                self._store.postponed(entry.id, type(error).__name__, _iso(now))
+                self._warn("MLflow could not take a report; it is delivered on a later night")
+                break
+            self._store.set_mlflow_run(row.case, delivery.run_id)
+            self._store.delivered(entry.id, _iso(now))
+
+    def _warn(self, text: str) -> None:
+        if text not in self._warnings:
+            self._warnings.append(text)
+            self._tell(text)
+
+
+def _batch_description(summary: Summary) -> str:
+    files = summary.files
+    lines = [
+        f"## Night {summary.batch}",
+        "",
+        f"{len(summary.cases)} studies; {files['seen']} files: {files['analysed']} analysed, "
+        f"{files['unused']} unused, {files['refused']} refused.",
+        "",
+        "| study | status | verdict | reason |",
+        "|---|---|---|---|",
+    ]
+    lines += [f"| {c.study[:8]} | {c.status} | {c.verdict or ''} | {c.reason} |" for c in summary.cases[:200]]
+    return "\n".join(lines)
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _ms(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)
+
+
+def _since(moment: datetime) -> float:
+    return (datetime.now(UTC) - moment).total_seconds()
+

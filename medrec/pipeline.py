@@ -1,0 +1,386 @@
+"""One study from files to a finished case: plan, prepare, predict, finish.
+
+Three steps do the work, so that they can overlap; `plan` says beforehand what there is to do. Invariants: every study
+gets a case, analysed or not; the case key covers inputs, card, weights and result-changing settings and nothing else;
+outputs are whole before the store knows of them; one poisoned study ends as a value, not as an exception.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from medrec import __version__, findings, report
+from medrec.config import CardFiles, Configuration
+from medrec.dicom import Archive
+from medrec.errors import ScanError, WorldError
+from medrec.home import Home
+from medrec.outputs import OUTPUTS
+from medrec.prediction import ModelCard, Prediction, Predictor
+from medrec.report import Case, Report, SeriesUse, Status, Verdict
+from medrec.routing import Routed, select
+from medrec.series import Reason, Refused, ScanFile, Skipped, Study
+from medrec.store import CaseRow, Store
+from medrec.volume import Volume, midplane_left_mm, on_grid, tilt_from_axial_deg
+
+KEY_DIGITS = 24  # 96 bits: two cases never share a key by chance
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What one model is to do with one study; `routed` says with which series, or why with none."""
+
+    case: str
+    study: Study
+    model: CardFiles | None
+    routed: Routed | Skipped
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """sha256 of the files that are used, or that would have been."""
+        return tuple(sorted({f.sha256 for f in self.routed.files}))
+
+    @property
+    def inputs_sha256(self) -> str:
+        """One digest for all inputs."""
+        return _digest(list(self.inputs))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """Volumes on one grid by input name, files that turned out broken, and series that could not be used after all."""
+
+    volumes: Mapping[str, Volume]
+    refused: tuple[Refused, ...]
+    defective: tuple[Skipped, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A case that stands in the store, and the files that turned out broken on the way."""
+
+    row: CaseRow
+    inputs: tuple[str, ...]
+    used: tuple[ScanFile, ...]
+    refused: tuple[Refused, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What all cases of one night share."""
+
+    batch: str
+    home: Home
+    store: Store
+    configuration: Configuration
+    device: str
+
+
+def plan(studies: Iterable[Study], configuration: Configuration) -> tuple[Planned, ...]:
+    """What is to be done, in the order of the studies' pseudonyms: a case for each study and each model that fits."""
+    every_card = _digest([c.card.digest for c in configuration.cards])
+    planned: list[Planned] = []
+    for study in studies:
+        found: list[tuple[CardFiles | None, Routed | Skipped]] = []
+        if len(study.patients) > 1:
+            detail = f"its files name {len(study.patients)} different patients"
+            found.append((None, Skipped(study.study, Reason.MIXED_PATIENTS, detail, study.files)))
+        else:
+            routes = [(model, select(study, model.card)) for model in configuration.cards]
+            found += [(model, route) for model, route in routes if route is not None]
+        if not found:
+            detail = "no series of the study fits a required input of any card"
+            found.append((None, Skipped(study.study, Reason.NO_ROUTE, detail, study.files)))
+        for model, route in found:
+            inputs = sorted({f.sha256 for f in route.files})
+            card = every_card if model is None else model.card.digest
+            weights = "" if model is None else model.card.weights_digest
+            planned.append(Planned(_digest([inputs, card, weights])[:KEY_DIGITS], study, model, route))
+    return tuple(planned)
+
+
+def already_done(planned: Planned, store: Store, reanalyse: bool) -> CaseRow | None:
+    """The case that makes this one needless: the same key, or an earlier model's on the same inputs.
+
+    With `reanalyse` only the same key counts. A failed case is never done.
+    """
+    same = store.case(planned.case)
+    if same is not None and same.status is not Status.FAILED:
+        return same
+    if reanalyse or planned.model is None:
+        return None
+    return store.analysed(planned.study.study, planned.model.card.name, planned.inputs_sha256)
+
+
+def prepare(planned: Planned, archive: Archive) -> Prepared | Skipped:
+    """Decode the inputs and bring them onto the grid of the card's grid input.
+
+    Raises WorldError when a file changed or vanished since it was indexed.
+    """
+    if isinstance(planned.routed, Skipped):
+        return planned.routed
+    assert planned.model is not None
+    card = planned.model.card
+    volumes: dict[str, Volume] = {}
+    refused: list[Refused] = []
+    defective: list[Skipped] = []
+    for name in sorted(planned.routed.inputs, key=lambda n: n != card.grid):
+        loaded = archive.load(planned.routed.inputs[name])
+        if isinstance(loaded, Skipped):
+            if card.inputs[name].required:
+                return Skipped(loaded.what, loaded.reason, f"{name.upper()}: {loaded.detail}", loaded.files)
+            defective.append(loaded)
+            continue
+        volume, broken = loaded
+        volumes[name] = on_grid(volume, volumes[card.grid]) if name != card.grid else volume
+        refused += broken
+    return Prepared(volumes, tuple(refused), tuple(defective))
+
+
+def predict(prepared: Prepared, predictor: Predictor) -> Prediction | Skipped:
+    """Run the card's networks; an image that is empty or cannot be placed is refused by name."""
+    try:
+        return predictor.predict(prepared.volumes)
+    except ScanError as error:
+        return Skipped(predictor.card.grid, Reason.BAD_GEOMETRY, str(error), ())
+
+
+def finish(
+    planned: Planned,
+    prepared: Prepared | Skipped,
+    prediction: Prediction | Skipped | None,
+    setting: Setting,
+    started: datetime,
+    failure: str = "",
+) -> Finished:
+    """Measure, decide, write the outputs and put the case into the store, in this order.
+
+    A non-empty `failure` says why the analysis failed for a reason of ours. Raises WorldError when outputs or store
+    cannot be written.
+    """
+    now = datetime.now(UTC)
+    case = _case(planned, prepared, prediction, setting, now, failure)
+    digests = _write(case, setting.home)
+    kept = keep(planned.model, setting.home) if planned.model is not None else {}
+    row = CaseRow(
+        case=planned.case,
+        study=planned.study.study,
+        patient=planned.study.patients[0],
+        batch=setting.batch,
+        model=case.card.name if case.card else None,
+        version=case.card.version if case.card else None,
+        inputs_sha256=planned.inputs_sha256,
+        status=case.report.status,
+        reason=case.report.reason,
+        verdict=case.report.verdict,
+        report=f"reports/{planned.case}/report.html",
+        supersedes=None,
+        superseded_by=None,
+        finished_at=case.report.created,
+        seconds_ms=round((now - started).total_seconds() * 1000),
+        mlflow_run_id=None,
+    )
+    facts: dict[str, object] = {
+        "inputs": list(planned.inputs),
+        "pixels": dict(case.report.pixels_sha256),
+        "weights": dict(case.report.weights_sha256),
+        "card": case.report.card_sha256,
+        "configuration": case.report.config_sha256,
+        "code": case.report.code_version,
+        "files": digests | kept,
+    }
+    setting.store.remember_study(row.study, row.patient, case.report.created)
+    setting.store.finish(row, facts, case.report.created)
+    stored = setting.store.case(row.case)
+    assert stored is not None
+    broken = prepared.refused if isinstance(prepared, Prepared) else ()
+    return Finished(stored, planned.inputs, planned.routed.files, broken)
+
+
+def keep(model: CardFiles, home: Home) -> dict[str, str]:
+    """Copy card and weights into the home by digest; returns file digests by path below the home.
+
+    Years later a report can be replayed with what made it, whatever the package holds then.
+    """
+    content = json.dumps(model.card.model_dump(mode="json"), sort_keys=True, indent=1).encode()
+    kept = {}
+    for data, suffix in [(content, "card.json")] + [(p.read_bytes(), "safetensors") for p in model.weights.values()]:
+        digest = hashlib.sha256(data).hexdigest()
+        path = home.kept / f"{digest}.{suffix}"
+        if not path.exists():
+            draft = path.with_suffix(".draft")
+            draft.write_bytes(data)
+            _flush(draft)
+            draft.replace(path)
+        kept[str(path.relative_to(home.root))] = digest
+    return kept
+
+
+def _case(
+    planned: Planned,
+    prepared: Prepared | Skipped,
+    prediction: Prediction | Skipped | None,
+    setting: Setting,
+    now: datetime,
+    failure: str,
+) -> Case:
+    card = planned.model.card if planned.model is not None else None
+    skipped = next((p for p in (prepared, prediction) if isinstance(p, Skipped)), None)
+    volumes = prepared.volumes if isinstance(prepared, Prepared) and skipped is None and not failure else {}
+    labels = None
+    found: tuple[findings.Finding, ...] = ()
+    verdict: Verdict | None = None
+    text = ""
+    flags: tuple[str, ...] = ()
+    grid = volumes.get(card.grid) if card is not None else None
+    if card is not None and grid is not None and isinstance(prediction, Prediction):
+        rules = findings.Rules(card.decision.minimum_volume_mm3)
+        labels = findings.label(prediction.mask, grid.affine_ijk_to_lps, rules)
+        middle = midplane_left_mm(grid)
+        found = findings.measure(labels, prediction.probability, grid.affine_ijk_to_lps, middle)
+        outside = outside_card(grid, card, _nominal(card, planned))
+        verdict, flags = report.decide(found, prediction.slice_probability, outside, card.decision)
+        text = report.verdict_text(verdict, found, card, _nominal(card, planned))
+        flags += _missing_inputs(card, volumes)
+    status = Status.FAILED if failure else Status.REFUSED if skipped is not None else Status.ANALYSED
+    used = planned.routed.inputs if isinstance(planned.routed, Routed) else {}
+    facts = Report(
+        case=planned.case,
+        study=planned.study.study,
+        patient=planned.study.patients[0],
+        batch=setting.batch,
+        created=now.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        status=status,
+        reason=failure or (str(skipped) if skipped is not None else ""),
+        verdict=verdict,
+        verdict_text=text,
+        flags=flags,
+        findings=found,
+        slice_probability=_numbers(prediction.slice_probability) if isinstance(prediction, Prediction) else (),
+        spacing_mm=tuple(round(float(s), 6) for s in grid.spacing_mm) if grid is not None else (),
+        shape=grid.voxels.shape if grid is not None else (),
+        geometry_nominal=_nominal(card, planned),
+        lossy=any(f.lossy for s in used.values() for f in s.files),
+        series=_series_uses(planned, prepared),
+        inputs=planned.inputs,
+        pixels_sha256={name: volume.pixels_sha256 for name, volume in volumes.items()},
+        model_name=card.name if card else "",
+        model_version=card.version if card else "",
+        card_sha256=card.digest if card else "",
+        weights_sha256=_weights(card),
+        licence=card.licence if card else "",
+        config_sha256=setting.configuration.sha256,
+        code_version=__version__,
+        device=setting.device if labels is not None else "",
+    )
+    return Case(facts, card, volumes, prediction if isinstance(prediction, Prediction) else None, labels)
+
+
+def outside_card(grid: Volume, card: ModelCard, nominal: bool) -> tuple[str, ...]:
+    """In what a volume lies outside of the card's envelope, in plain words; `nominal` is said beside every size."""
+    mm = "mm (nominal)" if nominal else "mm"
+    envelope, outside = card.envelope, []
+    distance_mm = float(grid.spacing_mm[2])
+    coverage_mm = distance_mm * grid.voxels.shape[2]
+    low, high = envelope.slice_distance_mm
+    if coverage_mm < envelope.min_coverage_mm:
+        outside.append(
+            f"coverage incomplete: the slices span {coverage_mm:.0f} {mm}, the model's card asks for at least "
+            f"{envelope.min_coverage_mm:.0f} mm"
+        )
+    if not low <= distance_mm <= high:
+        outside.append(f"outside the card: slices {distance_mm:.1f} {mm} apart, {low:g} to {high:g} mm were tested")
+    tilt = tilt_from_axial_deg(grid.affine_ijk_to_lps)
+    if tilt > envelope.max_tilt_from_axial_deg:
+        outside.append(
+            f"outside the card: slices lean {tilt:.0f} degrees from axial, at most "
+            f"{envelope.max_tilt_from_axial_deg:.0f} were tested"
+        )
+    return tuple(outside)
+
+
+def _missing_inputs(card: ModelCard, volumes: Mapping[str, Volume]) -> tuple[str, ...]:
+    missing = [name.replace("_", " ").upper() for name in card.inputs if name not in volumes]
+    return (f"analysed without {' and '.join(missing)}",) if missing else ()
+
+
+def _nominal(card: ModelCard | None, planned: Planned) -> bool:
+    if card is None or not isinstance(planned.routed, Routed):
+        return False
+    return card.envelope.nominal_when_secondary and "SECONDARY" in planned.routed.inputs[card.grid].first.image_type
+
+
+def _numbers(values: np.ndarray | None) -> tuple[float, ...]:
+    return () if values is None else tuple(round(float(v), 4) for v in values)
+
+
+def _weights(card: ModelCard | None) -> dict[str, str]:
+    if card is None:
+        return {}
+    parts = {"segmentation": card.segmentation, "classification": card.classification}
+    return {name: part.sha256 for name, part in parts.items() if part is not None}
+
+
+def _series_uses(planned: Planned, prepared: Prepared | Skipped) -> tuple[SeriesUse, ...]:
+    roles: dict[str, str] = {}
+    why: dict[str, str] = {}
+    if isinstance(planned.routed, Routed):
+        roles = {series.first.series: name for name, series in planned.routed.inputs.items()}
+        why |= planned.routed.passed_over
+        why |= {s.files[0].series: str(s) for s in planned.routed.defective if s.files}
+    late = [prepared] if isinstance(prepared, Skipped) else list(prepared.defective)
+    for skipped in late:
+        for file in skipped.files:
+            why.setdefault(file.series, str(skipped))
+            roles.pop(file.series, None)
+    return tuple(
+        SeriesUse(
+            number=files[0].series_number,
+            modality=files[0].modality,
+            words=tuple(dict.fromkeys(w for f in files for w in f.words)),
+            files=len(files),
+            role=roles.get(files[0].series),
+            reason=why.get(files[0].series, "" if files[0].series in roles else "no model asks for it"),
+        )
+        for files in planned.study.series
+    )
+
+
+def _write(case: Case, home: Home) -> dict[str, str]:
+    """Write all outputs into a draft folder, flush it, and put it in place; returns digests by path below the home."""
+    final = home.reports / case.report.case
+    draft = home.reports / f".draft-{case.report.case}"
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(mode=0o700)
+        for write in OUTPUTS.values():
+            write(case, draft)
+        digests = {}
+        for path in sorted(draft.iterdir()):
+            _flush(path)
+            digests[str((final / path.name).relative_to(home.root))] = hashlib.sha256(path.read_bytes()).hexdigest()
+        _flush(draft)
+        shutil.rmtree(final, ignore_errors=True)  # left by a killed night, or of a case that failed before
+        draft.rename(final)
+        _flush(home.reports)
+    except OSError as error:
+        raise WorldError(f"the report of case {case.report.case} cannot be written: {os.strerror(error.errno or 0)}") from error
+    return digests
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

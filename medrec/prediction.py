@@ -1,0 +1,204 @@
+"""What a model says of itself (its card) and of a scan (a prediction).
+
+Owns `ModelCard`, `Prediction` and the `Predictor` protocol. A card is data: patterns, numbers and digests, never code.
+Invariant: `ModelCard.digest` covers everything in a card, so that a case key that holds it changes with any of it.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from medrec.volume import Volume
+
+# The header fields that a card may route by. Free text is matched inside the DICOM room and never leaves it.
+RoutedField = Literal[
+    "BodyPartExamined",
+    "ImageType",
+    "MRAcquisitionType",
+    "Manufacturer",
+    "Modality",
+    "ProtocolName",
+    "ScanningSequence",
+    "SequenceName",
+    "SeriesDescription",
+]
+
+
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from error
+    return text
+
+
+Pattern = Annotated[str, AfterValidator(_pattern)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(gt=0)]
+
+
+class Frozen(BaseModel):
+    """Unknown fields are mistakes, and nothing changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class InputRule(Frozen):
+    """Which series is one input: every `match` pattern is found in its field, no `exclude` pattern is."""
+
+    required: bool = False
+    match: dict[RoutedField, Pattern] = Field(min_length=1)
+    exclude: dict[RoutedField, Pattern] = {}
+
+
+class Envelope(Frozen):
+    """What the model was made for; a study outside of it is not given a plain verdict."""
+
+    max_tilt_from_axial_deg: Annotated[float, Field(gt=0, le=90)]
+    min_coverage_mm: Positive
+    slice_distance_mm: tuple[Positive, Positive]
+    # In-plane sizes are nominal when ImageType says SECONDARY (DICOM PS3.3 C.7.6.1.1.2): the pixels were made after
+    # the examination by something that was not the scanner.
+    nominal_when_secondary: bool = True
+
+
+class Preprocessing(Frozen):
+    """The square around the head is resampled to `size_px`; `neighbours` slices on each side are inputs as well.
+
+    `neighbours` applies to the grid's own input only (2.5D).
+    """
+
+    size_px: Annotated[int, Field(ge=32, le=1024, multiple_of=16)]
+    neighbours: Annotated[int, Field(ge=0, le=3)] = 0
+
+
+class Network(Frozen):
+    """One network: a name that `medrec.models.networks.NETWORKS` knows, its settings, its weights and their digest.
+
+    `weights` is a file beside the card, or else one that came with the package.
+    """
+
+    kind: Name
+    settings: dict[Name, int | float | tuple[int, ...]] = {}
+    weights: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+\.safetensors$")]
+    sha256: Sha256
+
+
+class Training(Frozen):
+    """How the networks were, and can again be, trained."""
+
+    seed: int = 0
+    batch: Count = 16
+    learning_rate: Positive = 2e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-3
+    segmentation_steps: Count
+    classification_steps: Count
+
+
+class Decision(Frozen):
+    """From probabilities to marks: the thresholds that change results."""
+
+    voxel_threshold: Share = 0.5
+    minimum_volume_mm3: Positive
+    slice_threshold: Share = 0.5
+    # A classifier this sure of this many neighbouring slices contradicts an empty mask.
+    sure_slice_threshold: Share = 0.95
+    sure_slices: Count = 3
+
+
+class Measured(Frozen):
+    """One number with its interval; `on` says on whom or what."""
+
+    what: str
+    value: float
+    low: float
+    high: float
+    on: str
+
+
+class ModelCard(Frozen):
+    """Everything that medrec knows of a model: YAML on disk, data here."""
+
+    name: Name
+    version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
+    title: str
+    finding: str
+    intended_use: str
+    limits: tuple[str, ...]
+    mimics: tuple[str, ...]
+    data: str
+    licence: str
+    inputs: dict[Name, InputRule] = Field(min_length=1)
+    grid: Name
+    envelope: Envelope
+    preprocessing: Preprocessing
+    segmentation: Network
+    classification: Network | None = None
+    decision: Decision
+    training: Training
+    measured: tuple[Measured, ...]
+    trained_on: tuple[Sha256, ...]
+
+    @model_validator(mode="after")
+    def _grid_is_a_required_input(self) -> "ModelCard":
+        if self.grid not in self.inputs:
+            raise ValueError(f"grid: {self.grid} is not one of the inputs {sorted(self.inputs)}")
+        if not self.inputs[self.grid].required:
+            raise ValueError(f"grid: the input {self.grid} must be required")
+        return self
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the card's content; comments and layout of the YAML do not count."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def weights_digest(self) -> str:
+        """sha256 that stands for the weights of all networks of the card."""
+        digests = [n.sha256 for n in (self.segmentation, self.classification) if n is not None]
+        return hashlib.sha256(" ".join(digests).encode()).hexdigest()
+
+    @property
+    def minimum_volume_ml(self) -> float:
+        """The smallest region that is reported, in ml."""
+        return self.decision.minimum_volume_mm3 / 1000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """What the networks of one card say, on the grid of the card's grid input.
+
+    probability (i, j, k) float32 in 0..1; mask (i, j, k) bool; slice_probability (k,) float32 in 0..1 from the
+    classifier, a network of its own, or None where the card has none.
+    """
+
+    probability: npt.NDArray[np.float32]
+    mask: npt.NDArray[np.bool_]
+    slice_probability: npt.NDArray[np.float32] | None
+
+    def __post_init__(self) -> None:
+        for values in (self.probability, self.slice_probability):
+            # NaN compares as "not above the threshold": it would read as "nothing marked".
+            if values is not None and not np.isfinite(values).all():
+                raise ArithmeticError("the networks returned values that are not numbers")
+
+
+class Predictor(Protocol):
+    """What can turn volumes into a prediction; `medrec.models` holds the real one."""
+
+    card: ModelCard
+
+    def predict(self, inputs: Mapping[str, Volume]) -> Prediction:
+        """Inputs by their name in the card; absent optional ones are left out."""
+        ...

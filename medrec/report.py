@@ -1,0 +1,155 @@
+"""What is reported of one study: plain facts, and what the writers of outputs receive.
+
+Owns `Report`, `Case`, the verdicts and their words. Knows no file format. Invariants: a verdict is one of three and
+never "normal"; refused and failed studies have none; the same facts go into every output.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medrec.findings import Finding
+from medrec.prediction import Decision, ModelCard, Prediction
+from medrec.volume import Volume
+
+DISCLAIMER = "Research use; not a medical device."
+
+
+class Status(StrEnum):
+    """What became of a case."""
+
+    ANALYSED = "analysed"
+    REFUSED = "refused"
+    FAILED = "failed"
+    ALREADY_DONE = "already done"
+
+
+class Verdict(StrEnum):
+    """What an analysed study is said to show."""
+
+    FINDING = "finding"
+    NOTHING_MARKED = "nothing marked"
+    INCONCLUSIVE = "inconclusive"
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesUse:
+    """One series of the study as the report names it: by number and allow-listed words, never by free text."""
+
+    number: int | None
+    modality: str
+    words: tuple[str, ...]
+    files: int
+    role: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The facts of one case. Everything in it may be stored, shown and logged: no identity, no path."""
+
+    case: str
+    study: str
+    patient: str
+    batch: str
+    created: str
+    status: Status
+    reason: str
+    verdict: Verdict | None
+    verdict_text: str
+    flags: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    slice_probability: tuple[float, ...]
+    spacing_mm: tuple[float, ...]
+    shape: tuple[int, ...]
+    geometry_nominal: bool
+    lossy: bool
+    series: tuple[SeriesUse, ...]
+    inputs: tuple[str, ...]
+    pixels_sha256: Mapping[str, str]
+    model_name: str
+    model_version: str
+    card_sha256: str
+    weights_sha256: Mapping[str, str]
+    licence: str
+    config_sha256: str
+    code_version: str
+    device: str
+
+    def facts(self) -> dict[str, Any]:
+        """JSON-able copy."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Case:
+    """A report with what the writers need beside it; the last five are None for a study without analysis.
+
+    `volumes` are the inputs by name, all on the grid of `card.grid`; `labels` (i, j, k) int32 numbers the lesions.
+    """
+
+    report: Report
+    card: ModelCard | None
+    volumes: Mapping[str, Volume]
+    prediction: Prediction | None
+    labels: npt.NDArray[np.int32] | None
+
+
+def decide(
+    findings: Sequence[Finding],
+    slice_probability: npt.NDArray[np.float32] | None,
+    outside: Sequence[str],
+    decision: Decision,
+) -> tuple[Verdict, tuple[str, ...]]:
+    """The verdict, and in plain words why it is not a simple one.
+
+    `outside` lists in what the study lies outside of the card; `slice_probability` is (k,) from the classifier.
+    """
+    doubts = list(outside)
+    if slice_probability is not None:
+        doubts += _disagreement(findings, slice_probability, decision)
+    if doubts:
+        return Verdict.INCONCLUSIVE, tuple(doubts)
+    return (Verdict.FINDING if findings else Verdict.NOTHING_MARKED), ()
+
+
+def _disagreement(
+    findings: Sequence[Finding], slice_probability: npt.NDArray[np.float32], decision: Decision
+) -> list[str]:
+    if findings:
+        largest = findings[0]
+        seen = float(slice_probability[largest.first_slice : largest.last_slice + 1].max())
+        if seen >= decision.slice_threshold:
+            return []
+        return [f"the two networks disagree: a region is outlined, but no slice of it is called positive (at most {seen:.2f})"]
+    sure = slice_probability >= decision.sure_slice_threshold
+    run = longest = 0
+    for hit in sure:
+        run = run + 1 if hit else 0
+        longest = max(longest, run)
+    if longest < decision.sure_slices:
+        return []
+    return [f"the two networks disagree: nothing is outlined, but {longest} neighbouring slices are called positive"]
+
+
+def verdict_text(verdict: Verdict, findings: Sequence[Finding], card: ModelCard, nominal: bool) -> str:
+    """The verdict in one careful sentence; `nominal` is said beside every size."""
+    ml = "ml (nominal)" if nominal else "ml"
+    if verdict is Verdict.FINDING:
+        total_ml = sum(f.volume_mm3 for f in findings) / 1000
+        side = findings[0].side
+        where = f"on {side}" if side.startswith("both") else f"on the {side}"
+        if len(findings) == 1:
+            return f"One {card.finding} of {total_ml:.1f} {ml} {where}."
+        return f"{len(findings)} {card.finding}s, {total_ml:.1f} {ml} in all; the largest {where}."
+    if verdict is Verdict.NOTHING_MARKED:
+        return (
+            f"No region of at least {card.minimum_volume_ml:g} {ml} was marked; this does not exclude tumour; "
+            "no tumour-free patients were tested."
+        )
+    marked = f"{len(findings)} region(s) outlined" if findings else "nothing outlined"
+    return f"No verdict: {marked}, but the result cannot be relied on for the reasons given."

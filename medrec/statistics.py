@@ -1,0 +1,68 @@
+"""Numbers with their uncertainty: intervals by patient, areas under curves.
+
+Owns nothing but functions; scikit-learn and scipy do the work. A patient, not an image or a slice, is what is drawn.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+
+Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An estimate with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def mean(values: Sequence[float], statistic: Callable[..., float] = np.mean, seed: int = 0) -> Interval:
+    """A statistic of one value per patient, with a percentile bootstrap interval over patients."""
+    data = np.asarray(values, float)
+    result = stats.bootstrap(
+        (data,),
+        statistic,
+        n_resamples=RESAMPLES,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+        vectorized=False,
+    )
+    low, high = result.confidence_interval
+    return Interval(float(statistic(data)), float(low), float(high))
+
+
+def pooled_auc(scores: Sequence[Values], truths: Sequence[npt.NDArray[np.bool_]], seed: int = 0) -> Interval:
+    """Area under the ROC curve over the slices of all patients; the interval draws whole patients.
+
+    `scores` and `truths` hold one array per patient, (slices,) each.
+    """
+    rng = np.random.default_rng(seed)
+
+    def auc(patients: npt.NDArray[np.int64]) -> float:
+        truth = np.concatenate([truths[p] for p in patients])
+        return float(roc_auc_score(truth, np.concatenate([scores[p] for p in patients])))
+
+    everyone = np.arange(len(scores))
+    draws = [auc(rng.choice(everyone, len(everyone))) for _ in range(RESAMPLES)]
+    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Interval(auc(everyone), float(low), float(high))
+
+
+def dice(a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_]) -> float:
+    """Dice overlap of two masks of one shape; two empty ones agree fully."""
+    total = int(a.sum()) + int(b.sum())
+    return 1.0 if total == 0 else 2 * int((a & b).sum()) / total

@@ -1,0 +1,97 @@
+"""Configuration: every mistake at once, with file and field; the user's own folder wins."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from medrec import config
+from medrec.errors import ConfigError
+
+
+def test_the_packaged_configuration_loads_and_its_weights_are_the_pinned_ones() -> None:
+    loaded = config.load()
+    assert {c.card.name for c in loaded.cards} >= {"brain_mr", "phantom"}
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    folder = tmp_path / "own"
+    (folder / "models").mkdir(parents=True)
+    return folder
+
+
+def card(own: Path, name: str = "brain_mr", **changes: object) -> Path:
+    content = yaml.safe_load((config.packaged_configs() / "models" / f"{name}.yaml").read_text()) | changes
+    path = own / "models" / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def problems(own: Path) -> list[str]:
+    with pytest.raises(ConfigError) as error:
+        config.load(own)
+    return list(error.value.problems)
+
+
+def test_all_mistakes_of_all_files_are_named_at_once(own: Path) -> None:
+    (own / "medrec.yaml").write_text("device: quantum\nthread: 3\n")
+    card(own, version="one", grid="t9", data=None)
+    (own / "models" / "broken.yaml").write_text("name: [")
+    found = problems(own)
+    for part in ("medrec.yaml: device", "medrec.yaml: thread", "brain_mr.yaml: version", "brain_mr.yaml: data", "broken.yaml"):
+        assert any(part in p for p in found), (part, found)
+
+
+def test_a_grid_that_is_no_input_is_a_mistake(own: Path) -> None:
+    card(own, grid="t9")
+    assert any("grid" in p and "t9" in p for p in problems(own))
+
+
+def test_weights_that_are_not_the_pinned_ones_are_refused(own: Path) -> None:
+    path = card(own)
+    weights = yaml.safe_load(path.read_text())["segmentation"]["weights"]
+    data = bytearray((config.PACKAGED_WEIGHTS / weights).read_bytes())
+    data[-1] ^= 1
+    (own / "models" / weights).write_bytes(data)
+    assert any(weights in p and "not the weights" in p for p in problems(own))
+
+
+def test_missing_weights_are_named(own: Path) -> None:
+    content = yaml.safe_load(card(own).read_text())
+    card(own, segmentation=content["segmentation"] | {"weights": "nowhere.safetensors"})
+    assert any("nowhere.safetensors" in p for p in problems(own))
+
+
+def test_a_pattern_that_is_none_is_named(own: Path) -> None:
+    content = yaml.safe_load(card(own).read_text())
+    content["inputs"]["flair"]["match"]["SeriesDescription"] = "("
+    card(own, inputs=content["inputs"])
+    assert any("not a regular expression" in p for p in problems(own))
+
+
+def test_an_unknown_model_in_the_settings_is_named(own: Path) -> None:
+    (own / "medrec.yaml").write_text("models: [liver]\n")
+    assert any("liver" in p for p in problems(own))
+
+
+def test_two_cards_of_one_name_are_a_mistake(own: Path) -> None:
+    shutil.copy(card(own), own / "models" / "second.yaml")
+    assert any("two cards are named brain_mr" in p for p in problems(own))
+
+
+def test_the_users_folder_wins_and_keeps_the_rest(own: Path) -> None:
+    card(own, version="9.9.9")
+    loaded = {c.card.name: c.card.version for c in config.load(own).cards}
+    assert loaded["brain_mr"] == "9.9.9"
+    assert "phantom" in loaded
+
+
+def test_the_digest_follows_content_not_layout(own: Path) -> None:
+    before = config.load().sha256
+    path = own / "models" / "brain_mr.yaml"
+    path.write_text("# a comment\n" + (config.packaged_configs() / "models" / "brain_mr.yaml").read_text())
+    assert config.load(own).sha256 == before
+    card(own, version="9.9.9")
+    assert config.load(own).sha256 != before

@@ -1,0 +1,116 @@
+"""Which series becomes which input: by the card's patterns, by geometry, never by the order of files."""
+
+from dataclasses import replace
+
+import pytest
+import yaml
+from phantoms import AXIAL, SAGITTAL, stack
+
+from medrec.config import packaged_configs
+from medrec.phantom import grid
+from medrec.prediction import ModelCard
+from medrec.routing import Routed, select
+from medrec.series import Reason, ScanFile, Skipped, group
+
+CARD = ModelCard.model_validate(yaml.safe_load((packaged_configs() / "models" / "brain_mr.yaml").read_text()))
+SIZE = (12, 10, 6)
+
+
+def series(name: str, inputs: set[str], rotation: tuple[float, float, float] = AXIAL, **changes: object) -> list[ScanFile]:
+    affine = grid(SIZE, (2.0, 2.0, 6.0), rotation)
+    matches = frozenset(f"brain_mr/{i}" for i in inputs)
+    return [
+        replace(f, series=name, instance=f"{name} {f.instance}", sha256=f"{name}{f.sha256}"[:64], matches=matches, **changes)
+        for f in stack(affine, SIZE)
+    ]
+
+
+def routed(*many: list[ScanFile]) -> Routed | Skipped | None:
+    (study,) = group([f for files in many for f in files])
+    return select(study, CARD)
+
+
+def test_a_study_without_a_required_input_is_not_routed() -> None:
+    assert routed(series("a", {"t1_pre"})) is None
+    assert routed(series("a", set())) is None
+
+
+def test_inputs_are_found_by_their_patterns() -> None:
+    result = routed(series("a", {"flair"}), series("b", {"t1_post"}), series("c", set()))
+    assert isinstance(result, Routed)
+    assert {name: s.first.series for name, s in result.inputs.items()} == {"flair": "a", "t1_post": "b"}
+
+
+def test_a_defective_required_input_refuses_the_study_by_its_defect() -> None:
+    files = series("a", {"flair"})
+    del files[3]
+    result = routed(files, series("b", {"t1_pre"}))
+    assert isinstance(result, Skipped)
+    assert result.reason is Reason.MISSING_SLICE
+    assert "FLAIR" in result.detail
+    assert {f.series for f in result.files} == {"a"}
+
+
+def test_a_defective_optional_input_is_left_out_and_named() -> None:
+    broken = series("b", {"t1_pre"})
+    del broken[3]
+    result = routed(series("a", {"flair"}), broken)
+    assert isinstance(result, Routed)
+    assert set(result.inputs) == {"flair"}
+    assert [s.reason for s in result.defective] == [Reason.MISSING_SLICE]
+
+
+def test_of_two_that_fit_the_axial_one_as_acquired_is_used_and_the_other_named() -> None:
+    result = routed(
+        series("a", {"flair"}, SAGITTAL),
+        series("b", {"flair"}, image_type=("DERIVED", "SECONDARY")),
+        series("c", {"flair"}, series_number=9),
+    )
+    assert isinstance(result, Routed)
+    assert result.inputs["flair"].first.series == "c"
+    assert set(result.passed_over) == {"a", "b"}
+
+
+def test_a_sagittal_stack_is_outside_the_card() -> None:
+    result = routed(series("a", {"flair"}, SAGITTAL))
+    assert isinstance(result, Skipped)
+    assert result.reason is Reason.OUTSIDE_CARD
+    assert "degrees" in result.detail
+
+
+@pytest.mark.parametrize("frame", ["another", None])
+def test_an_input_of_another_frame_of_reference_is_not_combined(frame: str | None) -> None:
+    result = routed(series("a", {"flair"}), series("b", {"t1_pre"}, frame_of_reference=frame))
+    assert isinstance(result, Routed)
+    assert set(result.inputs) == {"flair"}
+    assert "frame of reference" in result.passed_over["b"]
+
+
+def test_the_order_of_files_does_not_change_the_choice() -> None:
+    files = [*series("a", {"flair"}), *series("b", {"flair"}), *series("c", {"t1_pre", "t1_post"})]
+    forward, backward = routed(files), routed(files[::-1])
+    assert forward == backward
+    assert isinstance(forward, Routed)
+    names = [s.first.series for s in forward.inputs.values()]
+    assert len(names) == len(set(names))  # one series is never two inputs
+
+
+DESCRIPTIONS = {
+    "FLAIR": "flair", "AX T2 FLAIR": "flair", "FLAIR_reg": "flair", "t2_tirm_tra_dark-fluid": "flair",
+    "T1 pre": "t1_pre", "T1pre_reg": "t1_pre", "AX T1": "t1_pre", "t1_se_tra": "t1_pre", "SAG MPRAGE": "t1_pre",
+    "T1 post": "t1_post", "T1post": "t1_post", "AX T1 +C": "t1_post", "T1 GD": "t1_post", "MPRAGE POST": "t1_post",
+    "T2reg": None, "dT1": None, "ADCreg": None, "sRCBVreg": None, "DWI": None, "FLAIR mask": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("description", DESCRIPTIONS)
+def test_descriptions_as_scanners_write_them_fit_what_they_are(description: str) -> None:
+    import re
+
+    found = [
+        name
+        for name, rule in CARD.inputs.items()
+        if re.search(rule.match["SeriesDescription"], description)
+        and not re.search(rule.exclude["SeriesDescription"], description)
+    ]
+    assert found == ([DESCRIPTIONS[description]] if DESCRIPTIONS[description] else [])
