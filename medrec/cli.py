@@ -28,7 +28,9 @@ out = Console(stderr=True)
 
 HomeOption = Annotated[
     Path | None,
-    typer.Option("--home", help="Folder that holds everything; default MEDREC_HOME, or your data folder.", show_default=False),
+    typer.Option(
+        "--home", help="Folder that holds everything; default MEDREC_HOME, or your data folder.", show_default=False
+    ),
 ]
 ConfigOption = Annotated[
     Path | None,
@@ -80,7 +82,9 @@ def nightly(
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Option("--folder", help="Where the phantom studies and the home go.")] = Path("medrec-demo"),
+    folder: Annotated[Path, typer.Option("--folder", help="Where the phantom studies and the home go.")] = Path(
+        "medrec-demo"
+    ),
 ) -> None:
     """Make phantom studies with known lesions, run a real night on them, and compare."""
     from medrec import demonstration

@@ -127,9 +127,7 @@ class Archive:
             raise ConfigError([f"--input: {folder} is not a folder"])
         self._folder = folder
         self._pseudonyms = pseudonyms
-        self._rules = {
-            name: (_compiled(rule.match), _compiled(rule.exclude)) for name, rule in rules.items()
-        }
+        self._rules = {name: (_compiled(rule.match), _compiled(rule.exclude)) for name, rule in rules.items()}
         self._paths: dict[int, Path] = {}
 
     def count(self) -> int:
@@ -243,7 +241,9 @@ class Archive:
             series=of("series", uids["SeriesInstanceUID"]),
             instance=of("instance", uids["SOPInstanceUID"]),
             # Without an id nobody is the same person as anybody: each study stands for its own patient.
-            patient=of("patient", _text(header, "IssuerOfPatientID"), patient_id) if patient_id else of("nobody", study),
+            patient=of("patient", _text(header, "IssuerOfPatientID"), patient_id)
+            if patient_id
+            else of("nobody", study),
             frame_of_reference=of("frame", frame) if frame else None,
             modality=modality,
             series_number=_whole(header, "SeriesNumber"),
@@ -339,9 +339,7 @@ def _compiled(patterns: Mapping[Any, str]) -> dict[str, re.Pattern[str]]:
     return {field: re.compile(pattern) for field, pattern in patterns.items()}
 
 
-def _fits(
-    header: pydicom.FileDataset, match: dict[str, re.Pattern[str]], exclude: dict[str, re.Pattern[str]]
-) -> bool:
+def _fits(header: pydicom.FileDataset, match: dict[str, re.Pattern[str]], exclude: dict[str, re.Pattern[str]]) -> bool:
     return all(p.search(_text(header, field)) for field, p in match.items()) and not any(
         p.search(_text(header, field)) for field, p in exclude.items()
     )

@@ -242,9 +242,7 @@ class Night:
             device = inference.device_name(settings.device)
             inference.use_threads(settings.threads)
             self._predictors[model.card.name] = inference.load(model.card, model.weights, device)
-            self._setting = Setting(
-                self.batch, self._request.home, self._store, self._request.configuration, device
-            )
+            self._setting = Setting(self.batch, self._request.home, self._store, self._request.configuration, device)
         return self._predictors[model.card.name]
 
     def _finished(self, planned: Planned, finished: Finished, started: datetime) -> CaseLine:
@@ -327,4 +325,3 @@ def _ms(moment: datetime) -> int:
 
 def _since(moment: datetime) -> float:
     return (datetime.now(UTC) - moment).total_seconds()
-

@@ -370,7 +370,9 @@ def _write(case: Case, home: Home) -> dict[str, str]:
         draft.rename(final)
         _flush(home.reports)
     except OSError as error:
-        raise WorldError(f"the report of case {case.report.case} cannot be written: {os.strerror(error.errno or 0)}") from error
+        raise WorldError(
+            f"the report of case {case.report.case} cannot be written: {os.strerror(error.errno or 0)}"
+        ) from error
     return digests
 
 

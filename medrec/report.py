@@ -125,7 +125,9 @@ def _disagreement(
         seen = float(slice_probability[largest.first_slice : largest.last_slice + 1].max())
         if seen >= decision.slice_threshold:
             return []
-        return [f"the two networks disagree: a region is outlined, but no slice of it is called positive (at most {seen:.2f})"]
+        return [
+            f"the networks disagree: a region is outlined, but no slice of it is called positive (at most {seen:.2f})"
+        ]
     sure = slice_probability >= decision.sure_slice_threshold
     run = longest = 0
     for hit in sure:
@@ -133,7 +135,7 @@ def _disagreement(
         longest = max(longest, run)
     if longest < decision.sure_slices:
         return []
-    return [f"the two networks disagree: nothing is outlined, but {longest} neighbouring slices are called positive"]
+    return [f"the networks disagree: nothing is outlined, but {longest} neighbouring slices are called positive"]
 
 
 def verdict_text(verdict: Verdict, findings: Sequence[Finding], card: ModelCard, nominal: bool) -> str:

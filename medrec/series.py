@@ -203,7 +203,9 @@ def arrange(files: Sequence[ScanFile]) -> Series | Skipped:
         copies[file.instance].append(file)
     for same in copies.values():
         if max(float(np.abs(_position(f) - _position(same[0])).max()) for f in same) > SLICE_GAP_MM:
-            return _skip(files, Reason.CONFLICTING_COPIES, "two files with one SOP Instance UID lie at different positions")
+            return _skip(
+                files, Reason.CONFLICTING_COPIES, "two files with one SOP Instance UID lie at different positions"
+            )
     for file in bare:
         copies[file.instance].append(file)
     slices = sorted(copies.values(), key=lambda c: (float(np.dot(_position(c[0]), normal)), c[0].sha256))

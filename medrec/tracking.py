@@ -32,7 +32,6 @@ ENVIRONMENT = {
 }
 os.environ.update(ENVIRONMENT)  # before the first import: MLflow reads them while it is imported
 
-import mlflow  # noqa: E402
 from mlflow.entities import Metric, Param, Run, RunTag  # noqa: E402
 from mlflow.tracking import MlflowClient  # noqa: E402
 
@@ -61,7 +60,6 @@ class Tracker:
             if not uri:
                 _create_database(home.mlflow_database)
                 uri = f"sqlite:///{home.mlflow_database}"
-            mlflow.set_tracking_uri(uri)
             self._client = MlflowClient(uri, uri)
             found = self._client.get_experiment_by_name(experiment)
             self._experiment: str = (
@@ -143,8 +141,10 @@ class Tracker:
     def _parent(self, batch: str, started_ms: int | None) -> str:
         if batch not in self._parents:
             found = [r for r in self._search(f"tags.`{BATCH}` = '{batch}'") if CASE not in r.data.tags]
-            run = found[0] if found else self._client.create_run(
-                self._experiment, started_ms, {BATCH: batch}, f"night {batch}"
+            run = (
+                found[0]
+                if found
+                else self._client.create_run(self._experiment, started_ms, {BATCH: batch}, f"night {batch}")
             )
             self._parents[batch] = run.info.run_id
         return self._parents[batch]
@@ -193,7 +193,11 @@ def description(facts: Mapping[str, Any]) -> str:
     lines += [f"- {flag}" for flag in facts["flags"]]
     if facts["findings"]:
         unit = " (nominal)" if facts["geometry_nominal"] else ""
-        lines += ["", f"| lesion | volume ml{unit} | longest axial x perpendicular mm{unit} | side |", "|---|---|---|---|"]
+        lines += [
+            "",
+            f"| lesion | volume ml{unit} | longest axial x perpendicular mm{unit} | side |",
+            "|---|---|---|---|",
+        ]
         lines += [
             f"| {f['number']} | {f['volume_mm3'] / 1000:.1f} | {f['longest_axial_mm']:.1f} x {f['perpendicular_mm']:.1f} "
             f"| {f['side']} |"

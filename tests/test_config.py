@@ -40,7 +40,13 @@ def test_all_mistakes_of_all_files_are_named_at_once(own: Path) -> None:
     card(own, version="one", grid="t9", data=None)
     (own / "models" / "broken.yaml").write_text("name: [")
     found = problems(own)
-    for part in ("medrec.yaml: device", "medrec.yaml: thread", "brain_mr.yaml: version", "brain_mr.yaml: data", "broken.yaml"):
+    for part in (
+        "medrec.yaml: device",
+        "medrec.yaml: thread",
+        "brain_mr.yaml: version",
+        "brain_mr.yaml: data",
+        "broken.yaml",
+    ):
         assert any(part in p for p in found), (part, found)
 
 

@@ -275,7 +275,9 @@ def test_a_dangling_link_is_refused_not_overlooked(folder: Path) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_any_damage_to_a_file_leaves_it_accounted_for_once(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_any_damage_to_a_file_leaves_it_accounted_for_once(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
     folder = tmp_path_factory.mktemp("fuzz")
     content = bytearray(_small_file())
     for _ in range(data.draw(st.integers(1, 6))):

@@ -19,7 +19,9 @@ from medrec.volume import Volume
 LESION = Lesion((28.0, -14.0, 12.0), (16.0, 14.0, 15.0))
 
 
-def head(spacing_mm: tuple[float, float, float], rotation: tuple[float, float, float], flip: tuple[bool, bool, bool]) -> Head:
+def head(
+    spacing_mm: tuple[float, float, float], rotation: tuple[float, float, float], flip: tuple[bool, bool, bool]
+) -> Head:
     size = (int(200 / spacing_mm[0]), int(230 / spacing_mm[1]), int(140 / spacing_mm[2]))
     return Head((LESION,), size, grid(size, spacing_mm, rotation, flip), seed=5)
 
@@ -52,7 +54,9 @@ POSES = {
 
 
 @pytest.mark.parametrize("name", POSES)
-def test_a_lesion_is_marked_where_it_lies_whatever_the_scanners_axes(name: str, predictor: inference.TorchPredictor) -> None:
+def test_a_lesion_is_marked_where_it_lies_whatever_the_scanners_axes(
+    name: str, predictor: inference.TorchPredictor
+) -> None:
     of = head(*POSES[name])
     prediction = predictor.predict({"flair": volume(of)})
     marked = np.argwhere(prediction.mask)

@@ -36,9 +36,7 @@ DIGEST = "0123456789abcdef" * 4
 SPACING_MM = (1.0, 1.0, 5.0)
 SHAPE = (24, 28, 6)
 SIGNED_PERMUTATIONS = [
-    (order, signs)
-    for order in itertools.permutations(range(3))
-    for signs in itertools.product((1, -1), repeat=3)
+    (order, signs) for order in itertools.permutations(range(3)) for signs in itertools.product((1, -1), repeat=3)
 ]
 
 
@@ -525,9 +523,7 @@ def test_a_page_is_well_formed_and_needs_nothing_else(case: Case) -> None:
     assert all(link.startswith(("data:image/png;base64,", "#")) for link in links)
     assert not page.all("script")
     assert not re.search(r"@import|url\(|https?:", text)
-    policy = [
-        m["content"] or "" for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy"
-    ]
+    policy = [m["content"] or "" for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy"]
     assert len(policy) == 1
     assert policy[0].startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:;")
 
@@ -692,9 +688,7 @@ def test_a_large_noisy_study_stays_within_five_megabytes() -> None:
 def test_too_many_lesions_are_cut_off_with_a_word() -> None:
     case = case_of()
     many = tuple(replace(case.report.findings[0], number=n) for n in range(1, 700))
-    assert (
-        "199 smaller lesions are listed in report.json only" in page_of(with_facts(case, findings=many)).text
-    )
+    assert "199 smaller lesions are listed in report.json only" in page_of(with_facts(case, findings=many)).text
 
 
 def test_a_verdict_is_told_by_more_than_its_colour() -> None:

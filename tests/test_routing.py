@@ -16,11 +16,15 @@ CARD = ModelCard.model_validate(yaml.safe_load((packaged_configs() / "models" / 
 SIZE = (12, 10, 6)
 
 
-def series(name: str, inputs: set[str], rotation: tuple[float, float, float] = AXIAL, **changes: object) -> list[ScanFile]:
+def series(
+    name: str, inputs: set[str], rotation: tuple[float, float, float] = AXIAL, **changes: object
+) -> list[ScanFile]:
     affine = grid(SIZE, (2.0, 2.0, 6.0), rotation)
     matches = frozenset(f"brain_mr/{i}" for i in inputs)
     return [
-        replace(f, series=name, instance=f"{name} {f.instance}", sha256=f"{name}{f.sha256}"[:64], matches=matches, **changes)
+        replace(
+            f, series=name, instance=f"{name} {f.instance}", sha256=f"{name}{f.sha256}"[:64], matches=matches, **changes
+        )
         for f in stack(affine, SIZE)
     ]
 

@@ -1,4 +1,6 @@
-"""Train and measure the networks of a card: python -m medrec.learning CARD --dicom DIR --table CSV --masks DIR --out DIR.
+"""Train and measure the networks of a card.
+
+python -m medrec.learning CARD --dicom DIR --table CSV --masks DIR --out DIR
 
 Writes the weights beside a new card that pins them, lists what was trained on and what was measured. Goes on where a
 killed run stopped.
@@ -70,9 +72,7 @@ def train(
         network = networks.build(part.kind, part.settings, preprocessing.channels(card))
         grid_channels = 1 + 2 * card.preprocessing.neighbours
         checkpoint = out / f"{part.weights}.checkpoint"
-        fitted = training.fit(
-            network, slices, loss, steps, card.training, grid_channels, checkpoint, device, watch
-        )
+        fitted = training.fit(network, slices, loss, steps, card.training, grid_channels, checkpoint, device, watch)
         return part.model_copy(update={"sha256": weights.write(fitted.state_dict(), out / part.weights)})
 
     def overlap(step: int, network: torch.nn.Module) -> None:

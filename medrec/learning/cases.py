@@ -61,9 +61,7 @@ def load(card: ModelCard, dicom: Path, table: Path, masks: Path) -> Iterator[Lab
         rows = list(csv.DictReader(file))
     if not rows or not {"study_instance_uid", "patient"} <= set(rows[0]):
         raise ConfigError([f"{table.name}: the columns study_instance_uid and patient are needed"])
-    mask_of = {
-        pseudonyms.of("study", row["study_instance_uid"]): masks / f"{row['patient']}.nii.gz" for row in rows
-    }
+    mask_of = {pseudonyms.of("study", row["study_instance_uid"]): masks / f"{row['patient']}.nii.gz" for row in rows}
     archive = Archive(dicom, pseudonyms, rules_of([card]))
     for study in group(archive.index().files):
         if study.study not in mask_of:

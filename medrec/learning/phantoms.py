@@ -26,7 +26,11 @@ def write(out: Path, count: int, seed: int = 0) -> None:
             voxels, mask = render(head)
             patient, study = f"TRAINING-{number}", uid("training", str(seed), str(number))
             write_dicom(
-                voxels, head.affine, out / "dicom" / patient, patient_id=patient, study_uid=study,
+                voxels,
+                head.affine,
+                out / "dicom" / patient,
+                patient_id=patient,
+                study_uid=study,
                 patient_name=f"PHANTOM^TRAINING{number}",
             )
             image = nib.Nifti1Image(mask.astype(np.uint8), LPS_TO_RAS @ head.affine)

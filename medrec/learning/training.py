@@ -8,7 +8,6 @@ is part of the checkpoint.
 import copy
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -142,7 +141,12 @@ def _average(average: nn.Module, network: nn.Module, keep: float) -> None:
 
 
 def _save(
-    path: Path, step: int, network: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer, generator: torch.Generator
+    path: Path,
+    step: int,
+    network: nn.Module,
+    average: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    generator: torch.Generator,
 ) -> None:
     draft = path.with_suffix(".draft")
     state = {
@@ -153,7 +157,7 @@ def _save(
         "generator": generator.get_state(),
     }
     torch.save(state, draft)
-    os.replace(draft, path)  # a kill leaves the old checkpoint or the new one
+    draft.replace(path)  # a kill leaves the old checkpoint or the new one
 
 
 def _resume(

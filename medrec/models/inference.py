@@ -68,7 +68,7 @@ def load(card: ModelCard, files: Mapping[str, Path], device: str) -> TorchPredic
 
 
 def device_name(wanted: str = "auto") -> str:
-    """"cuda" where there is a GPU and `wanted` is "auto", else what is wanted, else "cpu"."""
+    """ "cuda" where there is a GPU and `wanted` is "auto", else what is wanted, else "cpu"."""
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return wanted

@@ -26,8 +26,8 @@ CLIP = (-4.0, 8.0)  # in units of twice the tissue's spread: saturated fat and m
 class Frame:
     """Where the square lies: voxels of the turned volume, and how it was turned.
 
-    `turn` (3, 2) is nibabel's orientation transform to left-posterior-superior, `undo` the one back; `box` is (first i, first j, size i, size j) in turned voxels and
-    may reach beyond the image; `shape` is that of the turned volume.
+    `turn` (3, 2) is nibabel's orientation transform to left-posterior-superior, `undo` the one back; `box` is (first i,
+    first j, size i, size j) in turned voxels and may reach beyond the image; `shape` is that of the turned volume.
     """
 
     turn: npt.NDArray[np.float64]
@@ -98,9 +98,7 @@ def images(inputs: Mapping[str, Volume], card: ModelCard) -> tuple[torch.Tensor,
     names = [card.grid, *(name for name in card.inputs if name != card.grid)]
     size = card.preprocessing.size_px
     absent = torch.zeros(frame.shape[2], size, size)
-    stack = [
-        frame.cut(normalised(inputs[name].voxels, tissue)) if name in inputs else absent for name in names
-    ]
+    stack = [frame.cut(normalised(inputs[name].voxels, tissue)) if name in inputs else absent for name in names]
     return torch.stack(stack, 1), frame
 
 
@@ -111,7 +109,6 @@ def with_neighbours(stack: torch.Tensor, neighbours: int) -> torch.Tensor:
     """
     last = len(stack) - 1
     around = [
-        stack[torch.arange(len(stack)).add(offset).clamp(0, last), :1]
-        for offset in range(-neighbours, neighbours + 1)
+        stack[torch.arange(len(stack)).add(offset).clamp(0, last), :1] for offset in range(-neighbours, neighbours + 1)
     ]
     return torch.cat([*around, stack[:, 1:]], 1)

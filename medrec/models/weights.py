@@ -13,6 +13,7 @@ from torch import nn
 
 from medrec.errors import WeightsError
 
+
 def read(path: Path, sha256: str) -> bytes:
     """The bytes of a weights file. Raises WeightsError when it is absent or has another digest."""
     if not path.is_file():

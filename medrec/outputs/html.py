@@ -50,9 +50,7 @@ DETAILS = (
         thumbnail_outline_characters=2_000,
         rows=100,
     ),
-    Detail(
-        picture_px=256, thumbnail_px=0, outline_characters=20_000, thumbnail_outline_characters=0, rows=50
-    ),
+    Detail(picture_px=256, thumbnail_px=0, outline_characters=20_000, thumbnail_outline_characters=0, rows=50),
 )
 SIGNIFICANT = 6  # digits of a drawn coordinate: below a thousandth of a pixel
 PHYSICAL = re.compile(r"(\d\s?(?:mm3|mm³|mm|ml))\b(?! \(?nominal)")
@@ -101,9 +99,7 @@ def render(case: Case) -> str:
         page = _fill(case, scene(case, detail), detail)
         if len(page.encode()) <= LIMIT_BYTES:
             return page
-    raise DataError(
-        f"{NAME} of case {case.report.case} does not fit {LIMIT_BYTES} bytes, even without the montage"
-    )
+    raise DataError(f"{NAME} of case {case.report.case} does not fit {LIMIT_BYTES} bytes, even without the montage")
 
 
 def headline(report: Report) -> Headline:
@@ -131,9 +127,7 @@ def _fill(case: Case, shown: Scene | None, detail: Detail) -> str:
     environment.filters |= {
         "mm": lambda mm: quantity(mm, "mm"),
         "ml": lambda mm3: quantity(mm3 / 1000, "ml"),
-        "round_mm": lambda mm: Markup('{}&nbsp;<span class="u">mm{}</span>').format(
-            f"{mm:g}", _suffix(nominal)
-        ),
+        "round_mm": lambda mm: Markup('{}&nbsp;<span class="u">mm{}</span>').format(f"{mm:g}", _suffix(nominal)),
         "noted": noted,
         "p": lambda p: f"{p:.2f}",
         "capital": lambda text: text[:1].upper() + text[1:],

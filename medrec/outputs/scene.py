@@ -184,9 +184,7 @@ def _picture(
 def _marked(case: Case, grid: Volume, shown: Window, key: int, detail: Detail) -> Picture | None:
     if case.labels is None or not case.report.findings:
         return None
-    picture = _picture(
-        grid, shown, SLICE_AXIS, key, detail.picture_px, case.labels, detail.outline_characters
-    )
+    picture = _picture(grid, shown, SLICE_AXIS, key, detail.picture_px, case.labels, detail.outline_characters)
     return replace(
         picture,
         diameters=_diameters(picture.view, case.report.findings[0]),

@@ -1,0 +1,51 @@
+"""What tests share: phantom studies, a home, and a night without Prefect."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from medrec import config
+from medrec.home import Home
+from medrec.night import Night, Request, Summary
+from medrec.phantom import Known, demo_studies
+
+SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real scans with truth; they are no part of the project."""
+    if not SHARED.is_dir():
+        pytest.skip(f"real scans are not here ({SHARED.name} is missing beside the checkout)")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[Known, ...]]:
+    """The studies of `medrec demo`, read only."""
+    folder = tmp_path_factory.mktemp("studies")
+    return folder, demo_studies(folder)
+
+
+@pytest.fixture(scope="session")
+def configuration() -> config.Configuration:
+    """The packaged configuration."""
+    return config.load()
+
+
+RunNight = Callable[..., Summary]
+
+
+@pytest.fixture
+def run_night(tmp_path: Path, configuration: config.Configuration) -> RunNight:
+    """A night over a folder, in the home `tmp_path/home`, exactly as the flow runs it."""
+
+    def run(folder: Path, *, own: config.Configuration | None = None, reanalyse: bool = False) -> Summary:
+        with Night(Request(folder, Home(tmp_path / "home"), own or configuration, reanalyse)) as night:
+            night.index()
+            for planned in night.planned:
+                night.analyse(planned)
+            return night.close()
+
+    return run
