@@ -200,8 +200,7 @@ class Archive:
                 return Refused(digest, ordinal, Reason.TOO_LARGE, f"more than {MAX_FILE_BYTES // 2**30} GiB")
             data = path.read_bytes()
         except OSError as error:
-            empty = hashlib.sha256(b"").hexdigest()
-            return Refused(empty, ordinal, Reason.UNREADABLE, os.strerror(error.errno or 0))
+            return Refused("", ordinal, Reason.UNREADABLE, os.strerror(error.errno or 0))
         digest = hashlib.sha256(data).hexdigest()
         try:
             return self._parse(data, digest, ordinal)

@@ -94,7 +94,10 @@ class ScanFile:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """One file that cannot be used at all; `detail` is a sentence for a person."""
+    """One file that cannot be used at all; `detail` is a sentence for a person.
+
+    `sha256` is empty where the file could not even be read.
+    """
 
     sha256: str
     ordinal: int

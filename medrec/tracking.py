@@ -5,6 +5,7 @@ and what a killed night left is taken up again. Invariants: nothing here decides
 night; nothing but what a report holds gets in.
 """
 
+import hashlib
 import json
 import os
 import secrets
@@ -35,8 +36,10 @@ os.environ.update(ENVIRONMENT)  # before the first import: MLflow reads them whi
 from mlflow.entities import Metric, Param, Run, RunTag  # noqa: E402
 from mlflow.tracking import MlflowClient  # noqa: E402
 
-BATCH, CASE = "medrec.batch", "medrec.case"
+BATCH, CASE, REPORT = "medrec.batch", "medrec.case", "medrec.report_sha256"
 NOTE = "mlflow.note.content"
+# Opens the experiment in MLflow's classic view, with runs and artifacts, instead of the one for language models.
+KIND = {"mlflow.experimentKind": "custom_model_development"}
 PARENT = "mlflow.parentRunId"
 
 
@@ -65,7 +68,7 @@ class Tracker:
             self._experiment: str = (
                 found.experiment_id
                 if found is not None
-                else self._client.create_experiment(experiment, str(home.mlflow_artifacts / "runs"))
+                else self._client.create_experiment(experiment, str(home.mlflow_artifacts / "runs"), KIND)
             )
 
     def start_batch(self, batch: str, started_ms: int) -> None:
@@ -87,14 +90,30 @@ class Tracker:
             self._client.set_terminated(run_id)
 
     def deliver(self, row: CaseRow, now_ms: int) -> Delivery:
-        """Log one case as a child of its batch; a case that is there already is only found."""
+        """Log one case as a child of its batch; a case that is there already is only found.
+
+        A run that holds another report of this case (it failed, and was tried again) is deleted.
+        """
+        folder = (self._home.root / (row.report or "")).parent
+        report = (folder / "report.json").read_bytes()
+        digest = hashlib.sha256(report).hexdigest()
         with _MlflowAway():
-            found = self._search(f"tags.`{CASE}` = '{row.case}'")
-            run = next((r for r in found if r.info.status == "FINISHED"), None)
-            if run is None:
-                run = found[0] if found else self._create(row, now_ms)
-                self._fill(run.info.run_id, row, now_ms)
+            run = None
+            for found in self._search(f"tags.`{CASE}` = '{row.case}'"):
+                if found.data.tags.get(REPORT) != digest or run is not None:
+                    self._client.delete_run(found.info.run_id)
+                else:
+                    run = found
+            run = run or self._create(row, digest, now_ms)
+            if run.info.status != "FINISHED":
+                self._fill(run.info.run_id, row, folder, json.loads(report), now_ms)
+            self._mark_superseded(row)
             return Delivery(run.info.run_id)
+
+    def _mark_superseded(self, row: CaseRow) -> None:
+        if row.supersedes is not None:
+            for old in self._search(f"tags.`{CASE}` = '{row.supersedes}'"):
+                self._client.set_tag(old.info.run_id, "medrec.superseded_by", row.case)
 
     def register(self, model: CardFiles) -> str:
         """The registered version of a card with its weights; made, and given the alias champion, when new.
@@ -109,7 +128,7 @@ class Tracker:
             known = self._client.search_model_versions(f"name = '{name}'")
             version = next((v for v in known if v.tags.get("medrec.card_sha256") == card.digest), None)
             if version is None:
-                if not known:
+                if not self._client.search_registered_models(f"name = '{name}'"):
                     self._client.create_registered_model(name, {"medrec.card": card.name}, card.title)
                 version = self._client.create_model_version(
                     name,
@@ -149,13 +168,11 @@ class Tracker:
             self._parents[batch] = run.info.run_id
         return self._parents[batch]
 
-    def _create(self, row: CaseRow, now_ms: int) -> Run:
-        tags = {CASE: row.case, BATCH: row.batch, PARENT: self._parent(row.batch, None)}
+    def _create(self, row: CaseRow, report_sha256: str, now_ms: int) -> Run:
+        tags = {CASE: row.case, REPORT: report_sha256, BATCH: row.batch, PARENT: self._parent(row.batch, None)}
         return self._client.create_run(self._experiment, now_ms - row.seconds_ms, tags, _run_name(row))
 
-    def _fill(self, run_id: str, row: CaseRow, now_ms: int) -> None:
-        folder = (self._home.root / (row.report or "")).parent
-        facts: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    def _fill(self, run_id: str, row: CaseRow, folder: Path, facts: Mapping[str, Any], now_ms: int) -> None:
         version = self._versions.get(facts["card_sha256"], "")
         params = {
             "model": facts["model_name"] or "none",
@@ -166,7 +183,6 @@ class Tracker:
             **{f"weights_sha256.{name}": digest for name, digest in facts["weights_sha256"].items()},
         }
         tags = {
-            CASE: row.case,
             "medrec.study": row.study,
             "medrec.patient": row.patient,
             "medrec.status": row.status.value,
@@ -198,11 +214,9 @@ def description(facts: Mapping[str, Any]) -> str:
             f"| lesion | volume ml{unit} | longest axial x perpendicular mm{unit} | side |",
             "|---|---|---|---|",
         ]
-        lines += [
-            f"| {f['number']} | {f['volume_mm3'] / 1000:.1f} | {f['longest_axial_mm']:.1f} x {f['perpendicular_mm']:.1f} "
-            f"| {f['side']} |"
-            for f in facts["findings"]
-        ]
+        for f in facts["findings"]:
+            size = f"{f['longest_axial_mm']:.1f} x {f['perpendicular_mm']:.1f}"
+            lines.append(f"| {f['number']} | {f['volume_mm3'] / 1000:.1f} | {size} | {f['side']} |")
     lines += ["", "Open **report.html** under Artifacts.", "", f"*{DISCLAIMER}*"]
     return "\n".join(lines)
 
@@ -257,4 +271,4 @@ def experiment_page(home: Home) -> str:
     client = MlflowClient(f"sqlite:///{home.mlflow_database}")
     with _MlflowAway():
         found = [e for e in client.search_experiments() if e.name != "Default"]
-    return f"/#/experiments/{found[0].experiment_id}/runs" if found else "/"
+    return f"/#/experiments/{found[0].experiment_id}/runs?workflowType=machine_learning" if found else "/"

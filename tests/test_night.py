@@ -155,6 +155,8 @@ def test_a_new_model_version_applies_only_when_asked(
     assert [c.status for c in third.cases] == ["analysed"]
     assert third.cases[0].case != first.cases[0].case
     assert (tmp_path / "home" / str(first.cases[0].report)).is_file()  # the old one stays
+    by = {t["medrec.case"]: t.get("medrec.superseded_by") for t in runs_of(tmp_path / "home") if "medrec.case" in t}
+    assert by == {first.cases[0].case: third.cases[0].case, third.cases[0].case: None}
     assert verify(tmp_path / "home") == []
 
 
@@ -181,6 +183,8 @@ def test_a_poisoned_study_fails_alone_and_is_tried_again(
     again = run_night(tmp_path / "in")
     assert sorted(c.status for c in again.cases) == ["already done", "analysed"]
     assert again.exit_code == 0
+    of_case = [t for t in runs_of(tmp_path / "home") if t.get("medrec.case") == failed.case]
+    assert [t["medrec.verdict"] for t in of_case] == ["finding"]  # the failed try is gone from MLflow
     assert verify(tmp_path / "home") == []
 
 
