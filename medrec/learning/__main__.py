@@ -3,10 +3,11 @@
 python -m medrec.learning CARD --dicom DIR --table CSV --masks DIR --out DIR
 
 Writes the weights beside a new card that pins them, lists what was trained on and what was measured. Goes on where a
-killed run stopped.
+killed run stopped; weights that are there already are only measured.
 """
 
 import argparse
+import hashlib
 import json
 import logging
 from pathlib import Path
@@ -68,12 +69,15 @@ def train(
     watched = [cases.sample(c, card) for c in held_back]
 
     def fit(part: Network, steps: int, loss: training.Loss, watch: Any) -> Network:
+        done = out / part.weights
+        if done.exists():  # trained before a kill, or to be measured again
+            return part.model_copy(update={"sha256": hashlib.sha256(done.read_bytes()).hexdigest()})
         torch.manual_seed(card.training.seed)
         network = networks.build(part.kind, part.settings, preprocessing.channels(card))
         grid_channels = 1 + 2 * card.preprocessing.neighbours
         checkpoint = out / f"{part.weights}.checkpoint"
         fitted = training.fit(network, slices, loss, steps, card.training, grid_channels, checkpoint, device, watch)
-        return part.model_copy(update={"sha256": weights.write(fitted.state_dict(), out / part.weights)})
+        return part.model_copy(update={"sha256": weights.write(fitted.state_dict(), done)})
 
     def overlap(step: int, network: torch.nn.Module) -> None:
         values = [_overlap(network, s, card, device) for s in watched]
