@@ -1,6 +1,6 @@
 """The only place that knows Prefect: thin flows over `medrec.night`.
 
-Importing this package does not import Prefect; `nightly` first tells it, through its environment, to keep everything in
+Importing this package does not import Prefect; `run_nightly` first tells it, through its environment, to keep everything in
 the home, to call nobody and to keep quiet on the console.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from medrec.night import Request, Summary
 
 
-def nightly(request: Request, progress: "Progress") -> Summary:
+def run_nightly(request: Request, progress: "Progress") -> Summary:
     """Run one night as a Prefect flow on the embedded server, or on the one that PREFECT_API_URL names."""
     request.home.create()
     for name, value in _environment(request).items():

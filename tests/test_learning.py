@@ -103,12 +103,12 @@ def slices() -> training.Slices:
 
 
 def fitted(steps: int, checkpoint: Path, stop_at: int | None = None) -> dict[str, torch.Tensor]:
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     def watch(step: int, network: torch.nn.Module) -> None:
         if step == stop_at:
-            raise Killed
+            raise KilledError
 
     torch.manual_seed(1)
     network = networks.build("unet", {"channels": (4, 8), "res_units": 1}, 3)
@@ -117,7 +117,7 @@ def fitted(steps: int, checkpoint: Path, stop_at: int | None = None) -> dict[str
         result = training.fit(
             network, slices(), training.outline_loss(), steps, settings, 3, checkpoint, "cpu", watch, watch_every=1
         )
-    except Killed:
+    except KilledError:
         return {}
     return dict(result.state_dict())
 
