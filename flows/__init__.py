@@ -1,7 +1,7 @@
 """The only place that knows Prefect: thin flows over `medrec.night`.
 
-Importing this package does not import Prefect; `run_nightly` first tells it, through its environment, to keep everything in
-the home, to call nobody and to keep quiet on the console.
+Importing this package does not import Prefect; `run_nightly` first tells it, through its environment, to keep
+everything in the home, to call nobody and to keep quiet on the console.
 """
 
 import os
