@@ -95,10 +95,10 @@ def demo(
     request = _request(studies, home, None, False)
     out.print(f"[bold]2[/]  running the nightly flow, home {home}")
     summary = _run_nightly(request)
-    _show(summary, request)
     rows = demonstration.compare(known, summary, home)
-    _table("Known against measured", demonstration.HEADER, [[str(cell) for cell in row.cells()] for row in rows])
-    out.print(f"Open the reports in MLflow with\n\n    [bold]medrec ui --home {home}[/]\n")
+    _table("Known against measured", demonstration.HEADER, [list(row.cells()) for row in rows])
+    out.print(f"Reports: {request.home.reports}", soft_wrap=True)
+    out.print(f"Open the reports in MLflow with\n\n    [bold]medrec ui --home {home}[/]\n", soft_wrap=True)
     raise typer.Exit(0 if all(row.right for row in rows) and summary.exit_code == 0 else 1)
 
 
@@ -194,10 +194,10 @@ def _run_nightly(request: "Request") -> "Summary":
 
 def _show(summary: "Summary", request: "Request") -> None:
     rows = [
-        [c.study[:8], c.status, c.verdict or "", c.reason, f"{c.seconds:.1f}" if c.seconds else "", c.report or ""]
+        [c.study[:8], c.status, c.verdict or c.reason, f"{c.seconds:.1f}" if c.seconds else "", c.case]
         for c in summary.cases
     ]
-    _table(f"Night {summary.batch}", ("study", "status", "verdict", "reason", "s", "report, below the home"), rows)
+    _table(f"Night {summary.batch}", ("study", "status", "verdict or reason", "s", "case"), rows)
     reasons: dict[str, int] = {}
     for refusal in summary.refusals:
         name = (refusal["reason"] or "").split(":")[0]
@@ -209,7 +209,8 @@ def _show(summary: "Summary", request: "Request") -> None:
     )
     for warning in summary.warnings:
         out.print(f"[yellow]{warning}[/]")
-    out.print(f"home {request.home.root}; open it with: medrec ui --home {request.home.root}")
+    out.print(f"reports: {request.home.reports}/<case>/report.html", soft_wrap=True)
+    out.print(f"in MLflow: [bold]medrec ui --home {request.home.root}[/]", soft_wrap=True)
 
 
 def _table(title: str, header: tuple[str, ...], rows: list[list[str]]) -> None:
