@@ -78,7 +78,7 @@ def test_a_real_glioblastoma_study_is_analysed_in_its_own_millimetres(
     assert facts["geometry_nominal"] is False
     assert facts["lossy"] is False
     assert np.allclose(facts["spacing_mm"], [0.6875, 0.6875, 6.5], atol=1e-3)  # PixelSpacing, SpacingBetweenSlices
-    roles = {tuple(s["words"])[0]: s["role"] for s in facts["series"] if s["words"]}
+    roles = {s["words"][0]: s["role"] for s in facts["series"] if s["words"]}
     assert roles["FLAIR"] == "flair"
     assert {s["role"] for s in facts["series"]} == {"flair", "t1_pre", "t1_post", None}  # no model asks for the T2
 
