@@ -59,6 +59,21 @@ def main() -> None:
         sys.exit(130)
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from medrec import __version__
+
+        typer.echo(f"medrec {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")] = False,
+) -> None:
+    pass
+
+
 @app.command()
 def nightly(
     input: Annotated[Path, typer.Option("--input", help="Folder of DICOM files; any names, any nesting.")],
