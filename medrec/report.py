@@ -153,5 +153,6 @@ def verdict_text(verdict: Verdict, findings: Sequence[Finding], card: ModelCard,
             f"No region of at least {card.minimum_volume_ml:g} {ml} was marked; this does not exclude tumour; "
             "no tumour-free patients were tested."
         )
-    marked = f"{len(findings)} region(s) outlined" if findings else "nothing outlined"
+    regions = "1 region" if len(findings) == 1 else f"{len(findings)} regions"
+    marked = f"{regions} outlined" if findings else "nothing outlined"
     return f"No verdict: {marked}, but the result cannot be relied on for the reasons given."
