@@ -187,7 +187,7 @@ class Archive:
         volume = Volume(
             voxels=np.ascontiguousarray(np.stack(values).transpose(2, 1, 0)),
             affine_ijk_to_lps=affine_of(series),
-            unit="HU" if series.first.modality == "CT" else "arbitrary",
+            unit="HU" if series.first.modality == "CT" else "scanner units",
             series=series.first.series,
             pixels_sha256=_pixel_digest(stored),
         )
