@@ -59,6 +59,21 @@ def main() -> None:
         sys.exit(130)
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from medrec import __version__
+
+        typer.echo(f"medrec {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")] = False,
+) -> None:
+    pass
+
+
 @app.command()
 def nightly(
     input: Annotated[Path, typer.Option("--input", help="Folder of DICOM files; any names, any nesting.")],
@@ -95,10 +110,10 @@ def demo(
     request = _request(studies, home, None, False)
     out.print(f"[bold]2[/]  running the nightly flow, home {home}")
     summary = _run_nightly(request)
-    _show(summary, request)
     rows = demonstration.compare(known, summary, home)
-    _table("Known against measured", demonstration.HEADER, [[str(cell) for cell in row.cells()] for row in rows])
-    out.print(f"Open the reports in MLflow with\n\n    [bold]medrec ui --home {home}[/]\n")
+    _table("Known against measured", demonstration.HEADER, [list(row.cells()) for row in rows])
+    out.print(f"Reports: {request.home.reports}", soft_wrap=True)
+    out.print(f"Open the reports in MLflow with\n\n    [bold]medrec ui --home {home}[/]\n", soft_wrap=True)
     raise typer.Exit(0 if all(row.right for row in rows) and summary.exit_code == 0 else 1)
 
 
@@ -259,10 +274,10 @@ def _run_nightly(request: "Request") -> "Summary":
 
 def _show(summary: "Summary", request: "Request") -> None:
     rows = [
-        [c.study[:8], c.status, c.verdict or "", c.reason, f"{c.seconds:.1f}" if c.seconds else "", c.report or ""]
+        [c.study[:8], c.status, c.verdict or c.reason, f"{c.seconds:.1f}" if c.seconds else "", c.case]
         for c in summary.cases
     ]
-    _table(f"Night {summary.batch}", ("study", "status", "verdict", "reason", "s", "report, below the home"), rows)
+    _table(f"Night {summary.batch}", ("study", "status", "verdict or reason", "s", "case"), rows)
     reasons: dict[str, int] = {}
     for refusal in summary.refusals:
         name = (refusal["reason"] or "").split(":")[0]
@@ -274,7 +289,8 @@ def _show(summary: "Summary", request: "Request") -> None:
     )
     for warning in summary.warnings:
         out.print(f"[yellow]{warning}[/]")
-    out.print(f"home {request.home.root}; open it with: medrec ui --home {request.home.root}")
+    out.print(f"reports: {request.home.reports}/<case>/report.html", soft_wrap=True)
+    out.print(f"in MLflow: [bold]medrec ui --home {request.home.root}[/]", soft_wrap=True)
 
 
 def _counted(files: dict[str, int]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from medrec.night import CaseLine, Summary
 from medrec.phantom import Known, demo_studies
 
-HEADER = ("study", "lesion", "known", "measured", "difference", "expected", "came out", "right")
+HEADER = ("study", "lesion", "known", "measured", "difference", "came out", "as expected")
 VOLUME_TOLERANCE = 0.15  # of the known volume: half a voxel all around a 10 mm sphere is more
 
 
@@ -36,9 +36,8 @@ class Row:
             _ml(self.known_ml),
             _ml(self.measured_ml),
             difference,
-            self.expected,
             self.came_out,
-            "yes" if self.right else "NO",
+            "yes" if self.right else f"NO: {self.expected}",
         )
 
 

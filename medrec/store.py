@@ -12,25 +12,21 @@ try takes no report out of force. Trouble with the database is a `WorldError` in
 One `Store` serves many threads. It does not survive a fork: open it in the process that uses it.
 """
 
-import os
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy import event, exc
-from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy import exc
+from sqlalchemy.engine import Connection, Engine
 
-from medrec import audit
+from medrec import audit, database
 from medrec.audit import GENESIS, AuditRecord, Problem
-from medrec.errors import ConfigError, DataError, WorldError
+from medrec.errors import DataError, WorldError
 from medrec.report import Status, Verdict
 
-VERSION_TABLE = "medrec_schema"  # not alembic's own name, which MLflow and Prefect use in databases they may share
 # Longer than any transaction of ours; shorter than an operator's patience.
 WAIT_S = 30.0
 # A loser of the race for the head tries again; only writers faster than this in a row could starve it.
@@ -39,8 +35,6 @@ HEAD_TRIES = 200
 PAGE = 500
 # What an error may say to the outbox; more helps nobody.
 WHY_LENGTH = 500
-# Serialises first opens on PostgreSQL; any number that nobody else uses.
-MIGRATION_LOCK = 0x6D656472
 
 # One opening at a time in this process: alembic's context is global, and closing a second handle on a new
 # SQLite file would drop the locks of the first (POSIX).
@@ -198,13 +192,13 @@ class Store:
             ConfigError: the URL is not one of these, or the database was written by a newer medrec.
             WorldError: the database cannot be reached, read or written.
         """
-        address = _address(url)
+        address = database.address_of(url)
         place = address.database or "memory" if address.get_backend_name() == "sqlite" else "PostgreSQL"
         with _OPENING:
-            _create_private(address, place)
-            store = cls(_engine(address, wait_s), place, wait_s)
+            database.create_private(address, place)
+            store = cls(database.engine_of(address, wait_s), place, wait_s)
             try:
-                store._migrate()
+                database.migrate(store._reading, store._writing, place)
             except BaseException:
                 store.close()
                 raise
@@ -376,13 +370,13 @@ class Store:
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
-        with _plain_words(self._place, self._wait_s), self._engine.connect() as connection:
+        with database.plain_words(self._place, self._wait_s), self._engine.connect() as connection:
             yield connection
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
         engine = self._engine.execution_options(medrec_writes=True)
-        with _plain_words(self._place, self._wait_s), engine.begin() as connection:
+        with database.plain_words(self._place, self._wait_s), engine.begin() as connection:
             yield connection
 
     def _rows(self, query: "sa.Select[tuple[object, ...]]") -> "list[sa.Row[tuple[object, ...]]]":
@@ -424,37 +418,6 @@ class Store:
                     what = "a study, batch or case that it names is unknown here"
                     raise DataError(f"the store does not take this: {what}") from None
         raise WorldError(f"the store ({self._place}) is too busy: others were faster {HEAD_TRIES} times")
-
-    def _migrate(self) -> None:
-        from alembic import command
-        from alembic.config import Config
-        from alembic.runtime.migration import MigrationContext
-        from alembic.script import ScriptDirectory
-
-        config = Config()
-        scripts = Path(__file__).parent / "migrations"
-        config.set_main_option("script_location", str(scripts).replace("%", "%%"))  # a configparser's value
-        script = ScriptDirectory.from_config(config)
-
-        def version(connection: Connection) -> str | None:
-            context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
-            return context.get_current_revision()
-
-        with self._reading() as connection:
-            found = version(connection)
-        if found == script.get_current_head():
-            return
-        with self._writing() as connection:
-            if connection.dialect.name == "postgresql":
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
-            found = version(connection)  # again: another process may have been faster
-            if found is not None and found not in {s.revision for s in script.walk_revisions()}:
-                newest = script.get_current_head()
-                problem = f"the store ({self._place}) has schema {found}, this medrec knows up to {newest}"
-                advice = "it was written by a newer medrec; update medrec, or use another home"
-                raise ConfigError([f"{problem}: {advice}"])
-            config.attributes.update(connection=connection, version_table=VERSION_TABLE)
-            command.upgrade(config, "head")
 
 
 class _Tail:
@@ -531,115 +494,3 @@ def _case_row(row: "sa.Row[tuple[object, ...]]") -> CaseRow:
     verdict = values["verdict"]
     values |= {"status": Status(values["status"]), "verdict": None if verdict is None else Verdict(verdict)}
     return CaseRow(**values)
-
-
-# Opening
-
-
-def _address(url: str) -> URL:
-    try:
-        address = sa.make_url(url)
-    except exc.ArgumentError:
-        raise ConfigError(["the store's URL cannot be read; wanted sqlite:///PATH or postgresql+psycopg://…"]) from None
-    if address.drivername in {"postgresql", "postgres"}:
-        address = address.set(drivername="postgresql+psycopg")
-    if address.drivername not in {"sqlite", "sqlite+pysqlite", "postgresql+psycopg"}:
-        wanted = "wanted sqlite:///PATH or postgresql+psycopg://…"
-        raise ConfigError([f"the store cannot live in {address.drivername}; {wanted}"])
-    return address
-
-
-def _create_private(address: URL, place: str) -> None:
-    """Make an empty file that only its owner reads; SQLite gives its companions the same mode."""
-    path = address.database
-    if address.get_backend_name() != "sqlite" or not path or path.startswith((":", "file:")):
-        return
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-    except FileExistsError:
-        pass
-    except OSError as e:
-        raise WorldError(f"the store ({place}) cannot be created: {e.strerror}") from None
-
-
-def _engine(address: URL, wait_s: float) -> Engine:
-    sqlite = address.get_backend_name() == "sqlite"
-    options: dict[str, object] = {"connect_args": {"timeout": wait_s}}
-    if not sqlite:
-        given = address.query.get("options", "")
-        server = f"{given if isinstance(given, str) else ' '.join(given)} -c lock_timeout={int(wait_s * 1000)}"
-        # READ COMMITTED, whatever the server's default: Store._extend relies on seeing what others committed.
-        options = {
-            "connect_args": {"connect_timeout": 10, "options": server},
-            "isolation_level": "READ COMMITTED",
-            "pool_pre_ping": True,
-        }
-    try:
-        engine = sa.create_engine(address, hide_parameters=True, pool_timeout=wait_s, **options)
-    except ModuleNotFoundError:
-        raise ConfigError(["a store in PostgreSQL needs psycopg: pip install 'medrec[postgres]'"]) from None
-    if sqlite:
-        event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-    return engine
-
-
-def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
-    connection.isolation_level = None  # Python's sqlite3 would begin transactions itself, and late; see _begin_sqlite
-    connection.execute("PRAGMA foreign_keys = ON")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA journal_mode = WAL")
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    # A writer takes the lock before it reads: a reader that turns writer cannot wait, it fails at once.
-    writes = connection.get_execution_options().get("medrec_writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-# What a person is told: SQLite's primary result codes (sqlite.org/rescode.html) and PostgreSQL's SQLSTATE
-# classes.
-_WORDS: Mapping[int | str, str] = {
-    5: "is locked by another process for more than {wait_s:g} s; try again when that one has ended",
-    6: "is locked by another process for more than {wait_s:g} s; try again when that one has ended",
-    8: "is read-only; give medrec the right to write it",
-    10: "cannot be read or written: the disk reports an error",
-    11: "is damaged; restore it from a backup",
-    13: "is full; free some disk space",
-    14: "cannot be opened; look whether its folder exists and medrec may write there",
-    26: "is not a medrec store but some other file",
-    "08": "cannot be reached; look whether the database server runs",
-    "28": "refuses the login",
-    "3D": "does not exist; create the database first",
-    "40": "was in another's way; try again",
-    "53": "is out of disk, memory or connections",
-    "55": "is locked by another process for more than {wait_s:g} s; try again when that one has ended",
-    "57": "is shutting down or stopped the query; try again",
-    "25": "is read-only; give medrec the right to write it",
-    "42": "refuses access or lacks a table; look at the rights of medrec's user",
-}
-
-
-@contextmanager
-def _plain_words(place: str, wait_s: float) -> Iterator[None]:
-    """Turn the database's troubles into `WorldError`; collisions (IntegrityError) are for the caller."""
-    try:
-        yield
-    except exc.IntegrityError:
-        raise
-    except (exc.DBAPIError, exc.TimeoutError) as e:
-        raise WorldError(f"the store ({place}) {_trouble(e).format(wait_s=wait_s)}") from None
-
-
-def _trouble(error: exc.SQLAlchemyError) -> str:
-    if isinstance(error, exc.TimeoutError):
-        return "has too many connections in use; try again"
-    original = getattr(error, "orig", None)
-    code = getattr(original, "sqlite_errorcode", None)
-    if code is not None:
-        return _WORDS.get(code & 0xFF, f"reports {getattr(original, 'sqlite_errorname', code)}")
-    if isinstance(original, sqlite3.Error):
-        return "holds something that cannot be read; run medrec audit verify"
-    state = getattr(original, "sqlstate", None)
-    # Without a state the server was never heard.
-    return _WORDS["08"] if state is None else _WORDS.get(state[:2], f"reports SQLSTATE {state}")

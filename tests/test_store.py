@@ -17,6 +17,7 @@ from alembic.runtime.migration import MigrationContext
 
 from medrec import store as room
 from medrec.audit import GENESIS
+from medrec.database import VERSION_TABLE
 from medrec.errors import ConfigError, DataError, WorldError
 from medrec.report import Status, Verdict
 from medrec.store import CaseRow, Store
@@ -538,7 +539,7 @@ store.Store.open({url!r})
 
 def test_the_migrations_make_the_tables_that_the_store_speaks_of(store: Store) -> None:
     def ours(_: object, name: str | None, kind: str, *__: object) -> bool:
-        return not (kind == "table" and name == room.VERSION_TABLE)
+        return not (kind == "table" and name == VERSION_TABLE)
 
     with store._engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"include_object": ours, "compare_type": True})

@@ -1,0 +1,90 @@
+"""Real scans with truth from outside: patients that the shipped model never saw, a glioblastoma, crafted bad files."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import RunNight
+
+from medrec.config import Configuration
+from medrec.dicom import Archive, Pseudonyms
+from medrec.prediction import ModelCard
+from medrec.routing import rules_of
+from medrec.series import Series, Skipped, arrange, group
+from medrec.statistics import dice
+
+pytestmark = pytest.mark.slow
+
+
+def card_of(configuration: Configuration) -> ModelCard:
+    return next(c.card for c in configuration.cards if c.card.name == "brain_mr")
+
+
+def not_trained_on(shared: Path, card: ModelCard, count: int) -> list[Path]:
+    """The first patients whose FLAIR pixels the card does not list."""
+    found: list[Path] = []
+    for patient in sorted((shared / "brain_mr" / "dicom").iterdir()):
+        archive = Archive(patient / "2", Pseudonyms(b"t" * 32), rules_of([card]))
+        series = arrange(group(archive.index().files)[0].series[0])
+        assert isinstance(series, Series)
+        volume = archive.load(series)
+        assert not isinstance(volume, Skipped)
+        if volume[0].pixels_sha256 not in card.trained_on:
+            found.append(patient)
+        if len(found) == count:
+            break
+    return found
+
+
+def test_patients_never_trained_on_are_outlined_on_the_grid_of_their_series(
+    shared_data: Path, run_night: RunNight, configuration: Configuration, tmp_path: Path
+) -> None:
+    patients = not_trained_on(shared_data, card_of(configuration), 3)
+    overlaps = []
+    for patient in patients:
+        shutil.copytree(patient, tmp_path / "in" / patient.name)
+    summary = run_night(tmp_path / "in")
+    assert [c.status for c in summary.cases] == ["analysed"] * 3
+    masks = [nib.load(shared_data / "brain_mr" / "masks" / f"{p.name}.nii.gz") for p in patients]
+    for case in summary.cases:
+        report = tmp_path / "home" / str(case.report)
+        found = nib.as_closest_canonical(nib.load(report.with_name("segmentation.nii.gz")))
+        truths = [nib.as_closest_canonical(m) for m in masks]
+        scores = [
+            dice(found.get_fdata() > 0, t.get_fdata() > 0)
+            for t in truths
+            if t.shape == found.shape and np.abs(t.affine - found.affine).max() < 1e-2
+        ]
+        overlaps.append(max(scores))
+        facts = json.loads(report.with_name("report.json").read_text())
+        assert facts["geometry_nominal"]
+        assert facts["lossy"]
+        assert "nominal" in facts["verdict_text"] or not facts["findings"]
+        assert report.stat().st_size < 5e6
+    assert np.mean(overlaps) > 0.6, overlaps
+
+
+def test_a_real_glioblastoma_study_is_analysed_in_its_own_millimetres(
+    shared_data: Path, run_night: RunNight, tmp_path: Path
+) -> None:
+    summary = run_night(shared_data / "real_dicom" / "glioblastoma_mr")
+    (case,) = summary.cases
+    assert case.status == "analysed"
+    facts = json.loads((tmp_path / "home" / str(case.report)).with_name("report.json").read_text())
+    assert facts["geometry_nominal"] is False
+    assert facts["lossy"] is False
+    assert np.allclose(facts["spacing_mm"], [0.6875, 0.6875, 6.5], atol=1e-3)  # PixelSpacing, SpacingBetweenSlices
+    roles = {s["words"][0]: s["role"] for s in facts["series"] if s["words"]}
+    assert roles["FLAIR"] == "flair"
+    assert {s["role"] for s in facts["series"]} == {"flair", "t1_pre", "t1_post", None}  # no model asks for the T2
+
+
+def test_crafted_bad_files_are_each_accounted_for_in_bounded_time(shared_data: Path) -> None:
+    started = time.monotonic()
+    index = Archive(shared_data / "bad_input", Pseudonyms(b"t" * 32), {}).index()
+    assert index.seen == sum(p.is_file() for p in (shared_data / "bad_input").rglob("*"))
+    assert time.monotonic() - started < 120  # a hang, not a speed: a second is usual
