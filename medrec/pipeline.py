@@ -18,14 +18,15 @@ import numpy as np
 
 from medrec import __version__, findings, report
 from medrec.config import CardFiles, Configuration
+from medrec.contrast import fluid_is_dark, proved
 from medrec.dicom import Archive
 from medrec.errors import ScanError, WorldError
 from medrec.home import Home
 from medrec.outputs import OUTPUTS
-from medrec.prediction import ModelCard, Prediction, Predictor
+from medrec.prediction import InputRule, ModelCard, Prediction, Predictor
 from medrec.report import Case, Report, SeriesUse, Status, Verdict
 from medrec.routing import Routed, covered_share, select
-from medrec.series import Reason, Refused, ScanFile, Skipped, Study
+from medrec.series import Reason, Refused, ScanFile, Series, Skipped, Study
 from medrec.store import CaseRow, Store
 from medrec.volume import Volume, midplane_left_mm, on_grid, tilt_from_axial_deg
 
@@ -131,7 +132,7 @@ def prepare(planned: Planned, archive: Archive) -> Prepared | Skipped:
     refused: list[Refused] = []
     defective: list[Skipped] = []
     for name in sorted(planned.routed.inputs, key=lambda n: n != card.grid):
-        loaded = archive.load(planned.routed.inputs[name])
+        loaded = _proved(archive.load(planned.routed.inputs[name]), planned.routed.inputs[name], card.inputs[name])
         if isinstance(loaded, Skipped):
             if card.inputs[name].required:
                 return Skipped(loaded.what, loaded.reason, f"{name.upper()}: {loaded.detail}", loaded.files)
@@ -141,6 +142,18 @@ def prepare(planned: Planned, archive: Archive) -> Prepared | Skipped:
         volumes[name] = on_grid(volume, volumes[card.grid]) if name != card.grid else volume
         refused += broken
     return Prepared(volumes, tuple(refused), tuple(defective))
+
+
+def _proved(
+    loaded: tuple[Volume, tuple[Refused, ...]] | Skipped, series: Series, rule: InputRule
+) -> tuple[Volume, tuple[Refused, ...]] | Skipped:
+    """What came in, unless it is called FLAIR, nothing tells how it was made, and its fluid is bright."""
+    if isinstance(loaded, Skipped) or rule.contrast != "flair" or proved(series.first.timing, "flair"):
+        return loaded
+    if fluid_is_dark(loaded[0]) is not False:
+        return loaded
+    detail = "called FLAIR, but its fluid is bright, as in T2, and no inversion time is given"
+    return Skipped(series.first.series, Reason.WRONG_CONTRAST, detail, series.files)
 
 
 def predict(prepared: Prepared, predictor: Predictor) -> Prediction | Skipped:
