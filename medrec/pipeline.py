@@ -18,14 +18,15 @@ import numpy as np
 
 from medrec import __version__, findings, report
 from medrec.config import CardFiles, Configuration
+from medrec.contrast import fluid_is_dark, proved
 from medrec.dicom import Archive
 from medrec.errors import ScanError, WorldError
 from medrec.home import Home
 from medrec.outputs import OUTPUTS
-from medrec.prediction import ModelCard, Prediction, Predictor
+from medrec.prediction import InputRule, ModelCard, Prediction, Predictor
 from medrec.report import Case, Report, SeriesUse, Status, Verdict
-from medrec.routing import Routed, select
-from medrec.series import Reason, Refused, ScanFile, Skipped, Study
+from medrec.routing import Routed, covered_share, select
+from medrec.series import Reason, Refused, ScanFile, Series, Skipped, Study
 from medrec.store import CaseRow, Store
 from medrec.volume import Volume, midplane_left_mm, on_grid, tilt_from_axial_deg
 
@@ -131,7 +132,7 @@ def prepare(planned: Planned, archive: Archive) -> Prepared | Skipped:
     refused: list[Refused] = []
     defective: list[Skipped] = []
     for name in sorted(planned.routed.inputs, key=lambda n: n != card.grid):
-        loaded = archive.load(planned.routed.inputs[name])
+        loaded = _proved(archive.load(planned.routed.inputs[name]), planned.routed.inputs[name], card.inputs[name])
         if isinstance(loaded, Skipped):
             if card.inputs[name].required:
                 return Skipped(loaded.what, loaded.reason, f"{name.upper()}: {loaded.detail}", loaded.files)
@@ -141,6 +142,18 @@ def prepare(planned: Planned, archive: Archive) -> Prepared | Skipped:
         volumes[name] = on_grid(volume, volumes[card.grid]) if name != card.grid else volume
         refused += broken
     return Prepared(volumes, tuple(refused), tuple(defective))
+
+
+def _proved(
+    loaded: tuple[Volume, tuple[Refused, ...]] | Skipped, series: Series, rule: InputRule
+) -> tuple[Volume, tuple[Refused, ...]] | Skipped:
+    """What came in, unless it is called FLAIR, nothing tells how it was made, and its fluid is bright."""
+    if isinstance(loaded, Skipped) or rule.contrast != "flair" or proved(series.first.timing, "flair"):
+        return loaded
+    if fluid_is_dark(loaded[0]) is not False:
+        return loaded
+    detail = "called FLAIR, but its fluid is bright, as in T2, and no inversion time is given"
+    return Skipped(series.first.series, Reason.WRONG_CONTRAST, detail, series.files)
 
 
 def predict(prepared: Prepared, predictor: Predictor) -> Prediction | Skipped:
@@ -244,7 +257,7 @@ def _case(
         labels = findings.label(prediction.mask, grid.affine_ijk_to_lps, rules)
         middle = midplane_left_mm(grid)
         found = findings.measure(labels, prediction.probability, grid.affine_ijk_to_lps, middle)
-        outside = outside_card(grid, card, _nominal(card, planned))
+        outside = outside_card(grid, card, _nominal(card, planned)) + incomplete(planned.routed, card)
         verdict, flags = report.decide(found, prediction.slice_probability, outside, card.decision)
         text = report.verdict_text(verdict, found, card, _nominal(card, planned))
         flags += _missing_inputs(card, volumes)
@@ -303,6 +316,29 @@ def outside_card(grid: Volume, card: ModelCard, nominal: bool) -> tuple[str, ...
             f"{envelope.max_tilt_from_axial_deg:.0f} were tested"
         )
     return tuple(outside)
+
+
+def incomplete(routed: Routed | Skipped, card: ModelCard) -> tuple[str, ...]:
+    """In what a study tells that slices of the grid's input are missing at its ends, where they leave no gap.
+
+    Compared are what the headers promise, and the head-foot extent of the other axial inputs in the same frame of
+    reference.
+    """
+    if isinstance(routed, Skipped):
+        return ()
+    grid, told = routed.inputs[card.grid], []
+    here, promised = len(grid.slices), grid.promised_slices
+    if promised is not None and promised > here:
+        told.append(f"incomplete: the headers promise {promised} slices, {here} are here")
+    for name, other in routed.inputs.items():
+        if name == card.grid or other.first.frame_of_reference != grid.first.frame_of_reference:
+            continue
+        share = covered_share(grid, other)
+        if share is not None and share < card.envelope.min_share_of_sibling:
+            told.append(
+                f"incomplete: {card.grid.upper()} covers {share:.0%} of the extent of {name.replace('_', ' ').upper()}"
+            )
+    return tuple(told)
 
 
 def _missing_inputs(card: ModelCard, volumes: Mapping[str, Volume]) -> tuple[str, ...]:

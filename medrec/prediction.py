@@ -54,9 +54,13 @@ class Frozen(BaseModel):
 
 
 class InputRule(Frozen):
-    """Which series is one input: every `match` pattern is found in its field, no `exclude` pattern is."""
+    """Which series is one input: every `match` pattern is found in its field, no `exclude` pattern is.
+
+    `contrast` is what the images must prove to be, beyond what they are called (see `medrec.contrast`).
+    """
 
     required: bool = False
+    contrast: Literal["flair", "t1", "t2"] | None = None
     match: dict[RoutedField, Pattern] = Field(min_length=1)
     exclude: dict[RoutedField, Pattern] = {}
 
@@ -70,6 +74,9 @@ class Envelope(Frozen):
     # In-plane sizes are nominal when ImageType says SECONDARY (DICOM PS3.3 C.7.6.1.1.2): the pixels were made after
     # the examination by something that was not the scanner.
     nominal_when_secondary: bool = True
+    # A series that covers less of the head-foot extent of an axial sibling in its frame of reference may be half of
+    # what was acquired. 3D T1 reaches into the neck: FLAIR covers three quarters of it, and more, when whole.
+    min_share_of_sibling: Share = 0.7
 
 
 class Preprocessing(Frozen):

@@ -6,13 +6,15 @@ and the report names the others; a required input that exists but is defective r
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from medrec.contrast import contradiction
 from medrec.prediction import InputRule, ModelCard
-from medrec.series import Reason, ScanFile, Series, Skipped, Study, arrange
-from medrec.volume import affine_of, tilt_from_axial_deg
+from medrec.series import Reason, ScanFile, Series, Skipped, Study, once
+from medrec.stacks import stacks
+from medrec.volume import affine_of, tilt_from_axial_deg, to_world
 
 NOT_AXIAL_DEG = 45.0  # beyond it, "axial slices" would be another plane
 
@@ -40,7 +42,7 @@ def select(study: Study, card: ModelCard) -> Routed | Skipped | None:
     """The inputs of `card` in `study`; None when no series fits a required input."""
     usable: dict[str, list[Series]] = {}
     defective: list[Skipped] = []
-    arranged: dict[str, Series | Skipped] = {}
+    arranged: dict[str, tuple[Series | Skipped, ...]] = {}
     for name, rule in card.inputs.items():
         usable[name] = []
         candidates = [files for files in study.series if all(_rule_name(card, name) in f.matches for f in files)]
@@ -48,17 +50,47 @@ def select(study: Study, card: ModelCard) -> Routed | Skipped | None:
             return None
         broken = []
         for files in candidates:
-            result = arranged.setdefault(files[0].series, arrange(files))
-            if isinstance(result, Series):
-                usable[name].append(result)
-            else:
-                broken.append(result)
+            results = arranged.setdefault(files[0].series, tuple(_fit_for_models(stacks(files))))
+            for result in (_as_called(r, rule) for r in results):
+                if isinstance(result, Series):
+                    usable[name].append(result)
+                else:
+                    broken.append(result)
         if rule.required and not usable[name]:
-            first = broken[0]
-            files = tuple(f for b in broken for f in b.files)
+            first = max(broken, key=lambda b: len(b.files))  # the defect of the most images, not of a stray one
+            files = once(f for b in broken for f in b.files)
             return Skipped(name, first.reason, f"{name.upper()}: {first.detail}", files)
         defective += broken
     return _choose(card, usable, defective)
+
+
+def _fit_for_models(results: Iterable[Series | Skipped]) -> Iterable[Series | Skipped]:
+    """What no model reads although it can be converted: one of several volumes at a place, a slice, a localizer."""
+    for result in results:
+        if isinstance(result, Skipped):
+            yield result
+        elif result.part:
+            yield _refused(result, Reason.SAME_POSITION, f"{result.part}; a model needs the one that is meant")
+        elif len(result.slices) < 2:
+            yield _refused(result, Reason.TOO_FEW_SLICES, "one slice makes no volume")
+        elif result.first.photometric != "MONOCHROME2":
+            yield _refused(result, Reason.NOT_GREYSCALE, f"PhotometricInterpretation is {result.first.photometric}")
+        elif "LOCALIZER" in result.first.image_type:
+            yield _refused(result, Reason.OUTSIDE_CARD, "a localizer")
+        else:
+            yield result
+
+
+def _as_called(result: Series | Skipped, rule: InputRule) -> Series | Skipped:
+    """A series whose sequence parameters contradict what it is called is none of that kind."""
+    if isinstance(result, Skipped) or rule.contrast is None:
+        return result
+    problem = contradiction(result.first.timing, rule.contrast)
+    return result if problem is None else _refused(result, Reason.WRONG_CONTRAST, problem)
+
+
+def _refused(series: Series, reason: Reason, detail: str) -> Skipped:
+    return Skipped(series.first.series, reason, detail, series.files)
 
 
 def _choose(card: ModelCard, usable: dict[str, list[Series]], defective: list[Skipped]) -> Routed | Skipped:
@@ -84,7 +116,26 @@ def _choose(card: ModelCard, usable: dict[str, list[Series]], defective: list[Sk
     if missing:
         detail = f"{', '.join(missing).upper()} not in one frame of reference with {card.grid.upper()}"
         return Skipped(missing[0], Reason.NO_INPUT, detail, tuple(f for s in usable[missing[0]] for f in s.files))
-    return Routed(inputs, tuple(defective), passed_over)
+    used = {(f.series, f.ordinal) for series in inputs.values() for f in series.files}
+    left = (
+        replace(d, files=tuple(f for f in d.files if (f.series, f.ordinal) not in used))
+        for d in dict.fromkeys(defective)
+    )
+    return Routed(inputs, tuple(d for d in left if d.files), passed_over)
+
+
+def covered_share(series: Series, other: Series) -> float | None:
+    """How much of the head-foot extent of another stack a stack covers, 0..1; None where one of them is not axial."""
+    low, high = [], []
+    for stack in (series, other):
+        affine = affine_of(stack)
+        if tilt_from_axial_deg(affine) > NOT_AXIAL_DEG:
+            return None
+        middle = (stack.first.columns - 1) / 2, (stack.first.rows - 1) / 2
+        ends = to_world(affine, np.array([[*middle, -0.5], [*middle, len(stack.slices) - 0.5]]))[:, 2]
+        low.append(float(ends.min()))
+        high.append(float(ends.max()))
+    return max(0.0, min(high) - max(low)) / (high[1] - low[1])
 
 
 def _preference(series: Series) -> tuple[bool, bool, float, int, str]:

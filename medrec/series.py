@@ -9,7 +9,7 @@ by position along the normal, never by InstanceNumber or file name; nothing abou
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -26,6 +26,8 @@ TILT_RELATIVE = 1e-2
 PIXEL_MM = (1e-3, 1e2)
 POSITION_LIMIT_MM = 1e5
 
+Triple = tuple[float, float, float]
+
 
 class Reason(StrEnum):
     """Why a file, a series or a study was not analysed: the documented list."""
@@ -39,7 +41,11 @@ class Reason(StrEnum):
     BAD_PIXELS = "pixels cannot be decoded"
     MISSING_UID = "missing UID"
     UNKNOWN_MODALITY = "unknown modality"
-    MULTI_FRAME = "multi-frame not supported"
+    PACKED = "packed files"
+    NO_DECODER = "no decoder for its transfer syntax"
+    MULTI_FRAME = "several frames without their places"
+    CINE = "moving images (cine)"
+    MOSAIC = "mosaic cannot be taken apart"
     NOT_GREYSCALE = "not a MONOCHROME2 greyscale image"
     MISSING_SPACING = "missing pixel spacing"
     MISSING_ORIENTATION = "missing orientation"
@@ -48,6 +54,7 @@ class Reason(StrEnum):
     MIXED = "mixed geometry"
     TOO_FEW_SLICES = "too few slices"
     SAME_POSITION = "different slices at one position"
+    DUPLICATE = "same image twice"
     CONFLICTING_COPIES = "copies of a slice differ"
     MISSING_SLICE = "missing slice"
     IRREGULAR = "irregular slice distance"
@@ -56,17 +63,61 @@ class Reason(StrEnum):
     NO_ROUTE = "no model asks for it"
     NO_INPUT = "required input missing"
     AMBIGUOUS = "ambiguous input"
+    WRONG_CONTRAST = "not the contrast it is called"
     OUTSIDE_CARD = "outside the model's card"
 
 
 @dataclass(frozen=True, slots=True)
+class Traits:
+    """What can tell images apart that lie at one position; absent where a file does not say it.
+
+    `diffusion` is (b,) or (b, x, y, z); `dimensions` are the dimension indices (PS3.3 C.7.6.17) that count no place;
+    `moment` is a keyed pseudonym of the acquisition time; `holder` is the file, where it holds several slices.
+    """
+
+    image_type: tuple[str, ...] = ()
+    acquisition: int | None = None
+    echo_ms: float | None = None
+    diffusion: tuple[float, ...] = ()
+    temporal: int | None = None
+    trigger_ms: float | None = None
+    dimensions: tuple[str, ...] = ()
+    moment: str = ""
+    holder: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """One slice of a file that holds several; the fields mean what they mean in `ScanFile`."""
+
+    position_mm: Triple | None
+    orientation: tuple[float, ...] | None
+    spacing_mm: tuple[float, float] | None
+    thickness_mm: float | None
+    traits: Traits
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How an MR image was made: what its contrast can be proved from. `sequence` is ScanningSequence."""
+
+    echo_ms: float | None = None
+    repetition_ms: float | None = None
+    inversion_ms: float | None = None
+    sequence: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ScanFile:
-    """One readable image file, as the rooms above the DICOM room may know it.
+    """One readable image file, or one slice of it, as the rooms above the DICOM room may know it.
 
     `sha256` is of the whole file, `ordinal` its place in the walk. `study`, `series`, `instance`, `patient` and
     `frame_of_reference` are keyed pseudonyms. `position_mm` is ImagePositionPatient (LPS), `orientation` the six
     direction cosines of ImageOrientationPatient, `spacing_mm` PixelSpacing as (between rows, between columns).
     `matches` names the patterns of cards that its free text fits; `words` are allow-listed ones found in it.
+    `planes` are the slices of a file that holds several (`mosaic`: side by side in one frame); `frame` says which one
+    this is after `expanded`. `promised_images` and `promised_slices` are the numbers of images in the acquisition and
+    of slices in one volume that the header tells of. `content` is a digest of the pixel data as stored.
     """
 
     sha256: str
@@ -90,6 +141,35 @@ class ScanFile:
     words: tuple[str, ...]
     frames: int = 1
     photometric: str = "MONOCHROME2"
+    frame: int = 0
+    mosaic: bool = False
+    thickness_mm: float | None = None
+    traits: Traits = Traits()
+    planes: tuple[Plane, ...] = ()
+    promised_images: int | None = None
+    promised_slices: int | None = None
+    timing: Timing = Timing()
+    content: str = ""
+
+    def expanded(self) -> tuple["ScanFile", ...]:
+        """Its slices, each with its own place and traits; itself where it is one slice."""
+        return tuple(
+            replace(
+                self,
+                instance=f"{self.instance}.{n}",
+                position_mm=plane.position_mm,
+                orientation=plane.orientation,
+                spacing_mm=plane.spacing_mm,
+                thickness_mm=plane.thickness_mm,
+                traits=replace(plane.traits, holder=self.instance),
+                image_type=plane.traits.image_type or self.image_type,
+                frame=n,
+                frames=1,
+                mosaic=False,
+                planes=(),
+            )
+            for n, plane in enumerate(self.planes)
+        ) or (self,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +206,15 @@ class Series:
     """The slices of one scan in the order of their position along the normal, first to last.
 
     `slices[k]` holds the copies of slice k (one file, or several with the same SOP Instance UID).
-    `direction_mm` (3,) leads from one slice to the next, in LPS.
+    `direction_mm` (3,) leads from one slice to the next, in LPS; of a single slice it is its thickness.
+    `part` says what tells this volume from the others of the same files' series, "" where it is the only one at its
+    place; `promised_slices` is how many slices the headers promise, None where they promise nothing.
     """
 
     slices: tuple[tuple[ScanFile, ...], ...]
-    direction_mm: tuple[float, float, float]
+    direction_mm: Triple
+    part: str = ""
+    promised_slices: int | None = None
 
     @property
     def first(self) -> ScanFile:
@@ -139,8 +223,8 @@ class Series:
 
     @property
     def files(self) -> tuple[ScanFile, ...]:
-        """Every file, copies included."""
-        return tuple(f for copies in self.slices for f in copies)
+        """Every file once, copies included."""
+        return once(f for copies in self.slices for f in copies)
 
     @property
     def extent_mm(self) -> float:
@@ -182,8 +266,15 @@ def _series_order(item: tuple[str, list[ScanFile]]) -> tuple[int, str]:
     return (number if number is not None else 2**31, item[0])
 
 
+def once(files: Iterable[ScanFile]) -> tuple[ScanFile, ...]:
+    """Each file once, however many of its slices come in; the first slice stands for it."""
+    return tuple({f.ordinal: f for f in reversed(tuple(files))}.values())[::-1]
+
+
 def arrange(files: Sequence[ScanFile]) -> Series | Skipped:
     """Order the files of one series into a stack of parallel, equally distant slices, or say why they are none.
+
+    Strict: all files must belong to one stack; `medrec.stacks` takes a series apart before.
 
     DICOM PS3.3 C.7.6.2: position and orientation are patient coordinates (LPS) in mm, so that the distance of two
     slices is measured along the normal of the image plane; SliceThickness and SliceLocation play no part.
@@ -244,8 +335,10 @@ def arrange(files: Sequence[ScanFile]) -> Series | Skipped:
 
 
 def _headers(files: Sequence[ScanFile]) -> Skipped | None:
-    if any(f.frames != 1 for f in files):
-        return _skip(files, Reason.MULTI_FRAME, f"a file holds {max(f.frames for f in files)} frames")
+    for file in files:
+        problem = unfit(file)
+        if problem is not None:
+            return _skip(files, *problem)
     colours = sorted({f.photometric for f in files} - {"MONOCHROME2"})
     if colours:
         return _skip(files, Reason.NOT_GREYSCALE, f"PhotometricInterpretation is {colours[0]}")
@@ -283,6 +376,16 @@ def _headers(files: Sequence[ScanFile]) -> Skipped | None:
         return _skip(files, Reason.MIXED, "different orientations")
     if np.abs(spacings / spacings[0] - 1).max() > ORIENTATION_TOLERANCE:
         return _skip(files, Reason.MIXED, "different pixel spacings")
+    return None
+
+
+def unfit(file: ScanFile) -> tuple[Reason, str] | None:
+    """Why a file cannot be a slice of anything, whatever lies beside it; None where it can."""
+    if file.frames != 1:
+        moving = file.modality in ("US", "XA", "RF", "ES", "XC", "IVUS", "OPT", "GM")
+        return Reason.CINE if moving else Reason.MULTI_FRAME, f"a file holds {file.frames} frames"
+    if file.mosaic:
+        return Reason.MOSAIC, "its header does not say how many slices it holds, how far apart, and in which direction"
     return None
 
 

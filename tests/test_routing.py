@@ -8,9 +8,10 @@ from phantoms import AXIAL, SAGITTAL, stack
 
 from medrec.config import packaged_configs
 from medrec.phantom import grid
+from medrec.pipeline import incomplete
 from medrec.prediction import ModelCard
-from medrec.routing import Routed, select
-from medrec.series import Reason, ScanFile, Skipped, group
+from medrec.routing import Routed, covered_share, select
+from medrec.series import Reason, ScanFile, Series, Skipped, Timing, Traits, arrange, group
 
 CARD = ModelCard.model_validate(yaml.safe_load((packaged_configs() / "models" / "brain_mr.yaml").read_text()))
 SIZE = (12, 10, 6)
@@ -118,3 +119,84 @@ def test_descriptions_as_scanners_write_them_fit_what_they_are(description: str)
         and not re.search(rule.exclude["SeriesDescription"], description)
     ]
     assert found == ([DESCRIPTIONS[description]] if DESCRIPTIONS[description] else [])
+
+
+FLAIR_RULE = CARD.inputs["flair"].model_copy(update={"contrast": "flair"})
+STRICT = CARD.model_copy(update={"inputs": {**CARD.inputs, "flair": FLAIR_RULE}})
+
+
+def test_a_t1_called_flair_is_refused_by_name() -> None:
+    files = series("a", {"flair"}, timing=Timing(echo_ms=9.5, repetition_ms=500))
+    (study,) = group(files)
+    result = select(study, STRICT)
+    assert isinstance(result, Skipped)
+    assert result.reason is Reason.WRONG_CONTRAST
+    assert "9.5 ms" in result.detail
+    assert isinstance(select(study, CARD), Routed), "a card that does not ask is not answered"
+
+
+def test_a_stray_image_is_left_out_and_named() -> None:
+    stray = replace(series("a", {"flair"})[0], instance="stray", sha256="5" * 64, ordinal=99, rows=7)
+    result = routed([*series("a", {"flair"}), stray])
+    assert isinstance(result, Routed)
+    assert len(result.inputs["flair"].slices) == 6
+    assert [d.files for d in result.defective] == [(stray,)]
+
+
+def test_one_of_several_volumes_at_a_place_is_not_chosen_for_a_model() -> None:
+    echoes = [
+        replace(
+            f,
+            instance=f"{f.instance} {e}",
+            sha256=f"{e}{f.sha256}"[:64],
+            ordinal=f.ordinal + e,
+            traits=Traits(echo_ms=e),
+        )
+        for e in (10, 90)
+        for f in series("a", {"flair"})
+    ]
+    result = routed(echoes)
+    assert isinstance(result, Skipped)
+    assert result.reason is Reason.SAME_POSITION
+    assert "echo time" in result.detail
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"photometric": "MONOCHROME1"}, Reason.NOT_GREYSCALE),
+        ({"image_type": ("ORIGINAL", "PRIMARY", "LOCALIZER")}, Reason.OUTSIDE_CARD),
+    ],
+)
+def test_what_can_be_converted_is_not_always_fit_for_a_model(change: dict[str, object], reason: Reason) -> None:
+    result = routed(series("a", {"flair"}, **change))
+    assert isinstance(result, Skipped)
+    assert result.reason is reason
+
+
+def test_a_stack_covers_its_share_of_another() -> None:
+    whole, half = (arrange(series("a", set())[:n]) for n in (6, 3))
+    assert isinstance(whole, Series)
+    assert isinstance(half, Series)
+    assert covered_share(half, whole) == pytest.approx(0.5)
+    assert covered_share(whole, half) == pytest.approx(1.0)
+    side = arrange(series("s", set(), SAGITTAL))
+    assert isinstance(side, Series)
+    assert covered_share(side, whole) is None
+
+
+def test_missing_end_slices_are_noticed_by_what_headers_promise() -> None:
+    files = [replace(f, promised_images=6) for f in series("a", {"flair"})]
+    for kept, told in ((6, ()), (5, ("incomplete: the headers promise 6 slices, 5 are here",))):
+        result = routed(files[:kept])
+        assert isinstance(result, Routed)
+        assert incomplete(result, CARD) == told
+
+
+def test_missing_end_slices_are_noticed_beside_a_longer_sibling() -> None:
+    for kept, count in ((6, 0), (5, 0), (4, 1), (3, 1)):
+        result = routed(series("a", {"flair"})[:kept], series("b", {"t1_pre"}))
+        assert isinstance(result, Routed)
+        found = incomplete(result, CARD)
+        assert len(found) == count
+        assert all("of the extent of T1 PRE" in text for text in found)

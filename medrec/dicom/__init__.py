@@ -1,0 +1,14 @@
+"""The one room that sees a name: DICOM headers, pixels and pseudonyms.
+
+What leaves is digests, ordinals, keyed pseudonyms, numbers, allow-listed words and the names of card patterns that a
+header's free text fits. Refuses files that are not whole DICOM images, each with a named reason. Invariants: no path,
+no UID, no free text and no text of pydicom's (which quotes values) gets out.
+
+`header` reads values safely, `frames` finds slices inside of a file (`csa` helps it), `decoders` and `pixels` make
+numbers, `parsing` makes a `ScanFile`, `pseudonyms` names it, `archive` walks a folder; `selftest` proves the decoders.
+"""
+
+from medrec.dicom.archive import Archive, Index
+from medrec.dicom.pseudonyms import Pseudonyms
+
+__all__ = ["Archive", "Index", "Pseudonyms"]

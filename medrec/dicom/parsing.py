@@ -1,0 +1,138 @@
+"""From the bytes of one file to a `ScanFile`, or to the reason for which it is none."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import pydicom
+
+from medrec.dicom import decoders, frames, header, pixels
+from medrec.dicom.pseudonyms import Pseudonyms
+from medrec.prediction import InputRule
+from medrec.series import Reason, Refused, ScanFile, Timing
+
+# Image modalities of DICOM PS3.3 C.7.3.1.1.1.
+IMAGES = frozenset(
+    "BI CR CT DG DX ES GM IO IVOCT IVUS LS MG MR NM OP OPT OT PT PX RF RG RTIMAGE SM TG US XA XC".split()
+)
+# Objects without an image of a patient's own: readable, and nothing that a model asks for.
+OBJECTS = frozenset(
+    "ANN AU DOC ECG EPS FID HC HD IOL KER KO LEN M3D OAM PLAN PR REG RESP RTDOSE RTPLAN RTRECORD RTSTRUCT SEG SMR SR "
+    "STAIN SRF TEXTUREMAP VA".split()
+)
+# Words that say nothing of a person; longer ones first, so that MPRAGE is not read as something shorter.
+WORDS = (
+    "LOCALIZER MPRAGE BRAVO FLAIR SPACE PERF POST STIR TRACE ADC AXIAL SAG COR AX DTI DWI FSE PRE REG SWI TOF TSE CUBE "
+    "GD PD T1 T2 2D 3D".split()
+)
+_WORD = re.compile("|".join(WORDS))
+# How many slices one volume has, or images one acquisition, where headers promise it: the standard's, GE's, Philips'.
+PROMISED_SLICES: tuple[header.Key, ...] = ("NumberOfSlices", (0x0021, 0x104F), (0x2001, 0x1018))
+
+Compiled = tuple[dict[str, re.Pattern[str]], dict[str, re.Pattern[str]]]
+
+
+def compiled(rule: InputRule) -> Compiled:
+    """The patterns of a rule: those that must fit, those that must not."""
+    match, exclude = rule.match, rule.exclude
+    return {k: re.compile(p) for k, p in match.items()}, {k: re.compile(p) for k, p in exclude.items()}
+
+
+def scan_file(
+    data: bytes, digest: str, ordinal: int, pseudonyms: Pseudonyms, rules: Mapping[str, Compiled]
+) -> ScanFile | Refused | str:
+    """One file; a `str` is the digest of a whole file that holds nothing to analyse."""
+
+    def refuse(reason: Reason, detail: str = "") -> Refused:
+        return Refused(digest, ordinal, reason, detail)
+
+    ds = header.parse(data)
+    if ds is None:
+        return refuse(Reason.PACKED, "unpack it first") if data[:4] == b"PK\3\4" else refuse(Reason.NOT_DICOM)
+    modality = header.code(ds, "Modality")
+    if ds.get("SOPClassUID") == "1.2.840.10008.1.3.10" or "DirectoryRecordSequence" in ds:
+        return digest  # DICOMDIR: an index of files that are here anyway
+    if modality in OBJECTS:
+        return digest
+    if modality not in IMAGES:
+        return refuse(Reason.UNKNOWN_MODALITY, "Modality is absent or not one that DICOM defines for images")
+    uids = {name: header.text(ds, name) for name in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")}
+    absent = [name for name, uid in uids.items() if not uid]
+    if absent:
+        return refuse(Reason.MISSING_UID, ", ".join(absent))
+    problem = pixels.problem(ds)
+    if problem is not None:
+        return refuse(*problem)
+    of = pseudonyms.of
+    study = of("study", uids["StudyInstanceUID"])
+    patient_id, frame = header.text(ds, "PatientID"), header.text(ds, "FrameOfReferenceUID")
+    moment = header.text(ds, "AcquisitionDateTime") or header.text(ds, "AcquisitionTime")
+    traits = frames.traits_of(ds, of("moment", moment) if moment else "")
+    planes = frames.planes_of(ds, traits)
+    position, spacing = header.numbers(ds, "ImagePositionPatient", 3), header.numbers(ds, "PixelSpacing", 2)
+    mosaic = frames.mosaic_of(ds) if frames.is_mosaic(ds) else None
+    syntax = decoders.syntax_of(ds)
+    return ScanFile(
+        sha256=digest,
+        ordinal=ordinal,
+        study=study,
+        series=of("series", uids["SeriesInstanceUID"]),
+        instance=of("instance", uids["SOPInstanceUID"]),
+        # Without an id nobody is the same person as anybody: each study stands for its own patient.
+        patient=of("patient", header.text(ds, "IssuerOfPatientID"), patient_id) if patient_id else of("nobody", study),
+        frame_of_reference=of("frame", frame) if frame else None,
+        modality=modality,
+        series_number=header.whole(ds, "SeriesNumber"),
+        rows=mosaic.rows if mosaic else int(ds.Rows),
+        columns=mosaic.columns if mosaic else int(ds.Columns),
+        position_mm=position,  # type: ignore[arg-type]
+        orientation=header.numbers(ds, "ImageOrientationPatient", 6),
+        spacing_mm=spacing,  # type: ignore[arg-type]
+        image_type=header.codes(ds, "ImageType"),
+        lossy=header.text(ds, "LossyImageCompression") == "01" or syntax in decoders.LOSSY,
+        transfer_syntax=syntax.name if syntax.is_transfer_syntax else "unknown",
+        matches=frozenset(name for name, rule in rules.items() if _fits(ds, *rule)),
+        words=tuple(dict.fromkeys(_WORD.findall(header.text(ds, "SeriesDescription").upper()))),
+        frames=header.whole(ds, "NumberOfFrames") or 1,
+        photometric=header.code(ds, "PhotometricInterpretation") or "absent",
+        mosaic=frames.is_mosaic(ds),
+        thickness_mm=header.number(ds, "SliceThickness"),
+        traits=traits,
+        planes=planes,
+        promised_images=header.whole(ds, "ImagesInAcquisition"),
+        promised_slices=next((n for key in PROMISED_SLICES if (n := header.whole(ds, key))), None),
+        timing=_timing(ds),
+        content=_content(ds),
+    )
+
+
+def _timing(ds: pydicom.FileDataset) -> Timing:
+    groups = [header.item(ds, "SharedFunctionalGroupsSequence"), *header.items(ds, "PerFrameFunctionalGroupsSequence")]
+    return Timing(
+        echo_ms=header.number(ds, "EchoTime") or _grouped(groups, "MREchoSequence", "EffectiveEchoTime"),
+        repetition_ms=header.number(ds, "RepetitionTime")
+        or _grouped(groups, "MRTimingAndRelatedParametersSequence", "RepetitionTime"),
+        inversion_ms=header.number(ds, "InversionTime") or _grouped(groups, "MRModifierSequence", "InversionTimes"),
+        sequence=header.codes(ds, "ScanningSequence"),
+    )
+
+
+def _grouped(groups: list[Any], sequence: str, name: str) -> float | None:
+    return next((v for g in groups[:2] if (v := header.number(header.item(g, sequence), name))), None)
+
+
+def _content(ds: pydicom.FileDataset) -> str:
+    """Digest of the pixel data and what rescales it: two files that agree on it hold the same image."""
+    digest = hashlib.sha256()
+    for name in pixels.ELEMENTS:
+        digest.update(header.raw(ds, name))
+    for name in ("RescaleSlope", "RescaleIntercept", "PixelRepresentation", "BitsStored", "BitsAllocated"):
+        digest.update(f" {header.text(ds, name)}".encode())
+    return digest.hexdigest()
+
+
+def _fits(ds: pydicom.FileDataset, match: dict[str, re.Pattern[str]], exclude: dict[str, re.Pattern[str]]) -> bool:
+    return all(p.search(header.text(ds, field)) for field, p in match.items()) and not any(
+        p.search(header.text(ds, field)) for field, p in exclude.items()
+    )

@@ -1,0 +1,55 @@
+"""Keyed names for identifiers: what the other rooms know instead of UIDs and patients.
+
+Invariant: a key is private (0600) and never replaced by a new one, because every report hangs on it.
+"""
+
+import hashlib
+import hmac
+import os
+import secrets
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from medrec.errors import WorldError
+
+KEY_BYTES = 32
+PSEUDONYM_DIGITS = 20  # 80 bits: no two of a hospital's UIDs meet by chance
+
+
+@dataclass(frozen=True, slots=True)
+class Pseudonyms:
+    """Keyed names for identifiers: the same for the same key, and telling nothing without it."""
+
+    key: bytes
+
+    def of(self, kind: str, *values: str) -> str:
+        """Hexadecimal pseudonym of an identifier; `kind` keeps equal values of different kinds apart."""
+        message = "\0".join((kind, *values)).encode("utf-8", "surrogatepass")
+        return hmac.new(self.key, message, hashlib.sha256).hexdigest()[:PSEUDONYM_DIGITS]
+
+    @classmethod
+    def load(cls, path: Path) -> "Pseudonyms":
+        """Read the key, or make one (0600) where there is none; two that start at once end with one key.
+
+        Raises WorldError when the key can be read by others or is damaged: a new one would orphan every report.
+        """
+        if not path.exists():
+            draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(secrets.token_bytes(KEY_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                os.link(draft, path)  # fails where another was first: then theirs is the key
+            except FileExistsError:
+                pass
+            finally:
+                draft.unlink()
+        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+            raise WorldError(f"the pseudonym key {path.name} in the home can be read by others: chmod 600 it")
+        key = path.read_bytes()
+        if len(key) != KEY_BYTES:
+            raise WorldError(f"the pseudonym key {path.name} must hold {KEY_BYTES} bytes, has {len(key)}: restore it")
+        return cls(key)
