@@ -12,7 +12,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
 from flows import Progress
-from medrec.errors import WorldError
+from medrec.errors import MedrecError, WorldError
 from medrec.night import Night, Request, Summary
 from medrec.pipeline import Planned
 
@@ -73,9 +73,27 @@ def run(request: Request, progress: Progress) -> Summary:
         _NIGHTS[night.batch] = (night, progress)
         try:
             nightly(night.batch)
+        except MedrecError:
+            raise
+        except Exception as error:  # Prefect's server did not start or went away: the night goes on without it
+            night.warn(f"Prefect could not run the night ({type(error).__name__}); it went on without")
+            _without_prefect(night, progress)
         finally:
             del _NIGHTS[night.batch]
         return night.close()
+
+
+def _without_prefect(night: Night, progress: Progress) -> None:
+    """Whatever of the night is not done yet."""
+    if not night.planned:
+        night.index(lambda done, total: progress("files", done, total))
+    for number, planned in enumerate(night.planned, 1):
+        if not night.is_done(planned):
+            try:
+                night.analyse(planned)
+            except WorldError as error:
+                night.give_up(planned, str(error))
+        progress("studies", number, len(night.planned))
 
 
 def _planned(night: Night, case: str) -> Planned:

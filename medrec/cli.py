@@ -4,6 +4,7 @@ Exit codes: 0 all accounted for, 1 something failed for a reason of ours, 2 a mi
 """
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -106,14 +107,14 @@ def demo(
 
     studies, home = folder.absolute() / "studies", folder.absolute() / "home"
     known = demonstration.make(studies)
-    out.print(f"[bold]1[/]  made {len(known)} phantom studies in {studies}")
+    _say(f"1  made {len(known)} phantom studies in {studies}")
     request = _request(studies, home, None, False)
-    out.print(f"[bold]2[/]  running the nightly flow, home {home}")
+    _say(f"2  running the nightly flow, home {home}")
     summary = _run_nightly(request)
     rows = demonstration.compare(known, summary, home)
     _table("Known against measured", demonstration.HEADER, [list(row.cells()) for row in rows])
-    out.print(f"Reports: {request.home.reports}", soft_wrap=True)
-    out.print(f"Open the reports in MLflow with\n\n    [bold]medrec ui --home {home}[/]\n", soft_wrap=True)
+    _say(f"Reports: {request.home.reports}")
+    _say(f"Open the reports in MLflow with\n\n    medrec ui --home {shlex.quote(str(home))}\n")
     raise typer.Exit(0 if all(row.right for row in rows) and summary.exit_code == 0 else 1)
 
 
@@ -126,7 +127,7 @@ def ui(
     from medrec.home import Home
     from medrec.server import serve
 
-    serve(Home(home or Home.default()), port, lambda text: out.print(text))
+    serve(Home(home or Home.default()), port, _say)
 
 
 @app.command()
@@ -205,8 +206,8 @@ def verify(home: HomeOption = None) -> None:
     from medrec.store import Store
 
     place = Home(home or Home.default())
-    if not place.root.is_dir():
-        raise ConfigError([f"--home: there is no home at {place.root}"])
+    if not place.holds_store():
+        raise ConfigError([f"--home: there is no store at {place.root}: nothing to verify, or it was taken away"])
 
     @cache  # all cases of one model name the same weights
     def digest(relative: str) -> str | None:
@@ -217,11 +218,15 @@ def verify(home: HomeOption = None) -> None:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     with Store.open(place.store_url) as store:
-        problems = list(store.verify(digest))
+        problems = [str(p) for p in store.verify(digest)]
+        known = {c.case for c in store.cases()}
         records = sum(1 for _ in store.ledger())
         head = store.head()
+    for folder in sorted(place.reports.glob("[!.]*")):
+        if folder.name not in known:
+            problems.append(f"report of case {folder.name}: the ledger knows nothing of it")
     for problem in problems:
-        typer.echo(f"{problem.where}: {problem.what}")
+        typer.echo(problem)
     if problems:
         typer.echo(f"{len(problems)} problem(s) in {records} records: this home is not as it was written")
         raise typer.Exit(1)
@@ -242,10 +247,11 @@ def _request(input: Path, home: Path | None, config: Path | None, reanalyse: boo
         loaded = configuration.load(config)
     except ConfigError as error:
         problems += error.problems
-    try:
-        place.check_input(input)
-    except ConfigError as error:
-        problems += error.problems
+    for check in (place.check, lambda: place.check_input(input)):
+        try:
+            check()
+        except ConfigError as error:
+            problems += error.problems
     if problems or loaded is None:
         raise ConfigError(problems)
     return Request(input, place, loaded, reanalyse)
@@ -288,9 +294,9 @@ def _show(summary: "Summary", request: "Request") -> None:
         + (f" ({', '.join(f'{n} {r}' for r, n in sorted(reasons.items()))})" if reasons else "")
     )
     for warning in summary.warnings:
-        out.print(f"[yellow]{warning}[/]")
-    out.print(f"reports: {request.home.reports}/<case>/report.html", soft_wrap=True)
-    out.print(f"in MLflow: [bold]medrec ui --home {request.home.root}[/]", soft_wrap=True)
+        _say(warning)
+    _say(f"reports: {request.home.reports}/<case>/report.html")
+    _say(f"in MLflow: medrec ui --home {shlex.quote(str(request.home.root))}")
 
 
 def _counted(files: dict[str, int]) -> str:
@@ -306,6 +312,11 @@ def _table(title: str, header: tuple[str, ...], rows: list[list[str]]) -> None:
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     out.print(table)
+
+
+def _say(text: str) -> None:
+    """Print as it stands: a path may hold what rich would take for markup."""
+    out.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _complain(text: str, details: tuple[str, ...] = ()) -> None:

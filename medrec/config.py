@@ -77,6 +77,8 @@ def load(own: Path | None = None) -> Configuration:
         else:
             problems.append(f"{own}: no such folder of configurations")
     files = {path.relative_to(folder): path for folder in folders for path in sorted(folder.rglob("*.yaml"))}
+    for path in sorted(p for folder in folders[1:] for p in folder.rglob("*.yml")):
+        problems.append(f"{path.name}: only files that end in .yaml are read; rename it")
     settings = _read(files[Path("medrec.yaml")], Settings, problems)
     cards: list[CardFiles] = []
     for relative, path in sorted(files.items()):
@@ -107,7 +109,7 @@ def _read(path: Path, kind: type[Loaded], problems: list[str]) -> Loaded | None:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}" if mark is not None else "the whole file"
         problems.append(f"{path.name}: {where}: not YAML ({getattr(error, 'problem', None) or 'unreadable'})")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # YAML's own conversions raise these too
         problems.append(f"{path.name}: cannot be read ({type(error).__name__})")
     return None
 

@@ -19,6 +19,7 @@ from medrec.volume import to_world, voxel_volume_mm3
 
 # A lesion counts as on one side when less than this share of it lies beyond the head's middle plane.
 MIDLINE_SHARE = 0.1
+SIDE_UNKNOWN = "side not certain"
 # Diameters closer than this are equal: rounding must not choose between them.
 TIE_MM = 1e-6
 
@@ -72,11 +73,11 @@ def measure(
     labels: npt.NDArray[np.int32],
     probability: npt.NDArray[np.float32],
     affine_ijk_to_lps: npt.NDArray[np.float64],
-    midplane_left_mm: float,
+    midplane_left_mm: float | None,
 ) -> tuple[Finding, ...]:
     """Measure every lesion of a label map (i, j, k), largest first.
 
-    `midplane_left_mm` is the L coordinate of the head's middle plane, from which sides are told.
+    `midplane_left_mm` is the L coordinate of the head's middle plane, from which sides are told; without it no side is.
     """
     boxes = ndimage.find_objects(labels)
     return tuple(
@@ -92,7 +93,7 @@ def _finding(
     box: tuple[slice, ...],
     probability: npt.NDArray[np.float32],
     affine: npt.NDArray[np.float64],
-    midplane_left_mm: float,
+    midplane_left_mm: float | None,
 ) -> Finding:
     inside = labels[box] == number
     ijk = np.argwhere(inside) + [s.start for s in box]
@@ -119,7 +120,9 @@ def _finding(
     )
 
 
-def _side(left_mm: npt.NDArray[np.float64], midplane_left_mm: float) -> str:
+def _side(left_mm: npt.NDArray[np.float64], midplane_left_mm: float | None) -> str:
+    if midplane_left_mm is None:
+        return SIDE_UNKNOWN
     share_left = float((left_mm > midplane_left_mm).mean())
     if share_left >= 1 - MIDLINE_SHARE:
         return "left"

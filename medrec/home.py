@@ -38,8 +38,13 @@ class Home:
         """MEDREC_HOME, or else the user's data folder."""
         return Path(os.environ.get("MEDREC_HOME") or platformdirs.user_data_dir("medrec", appauthor=False))
 
+    def holds_store(self) -> bool:
+        """Whether there is a store to read: asked before opening, which would make an empty one."""
+        return not self.store_url.startswith("sqlite:///") or Path(self.store_url.removeprefix("sqlite:///")).is_file()
+
     def create(self) -> None:
-        """Make the folders, 0700. Raises WorldError when that cannot be done."""
+        """Make the folders, 0700. Raises WorldError when that cannot be done, ConfigError when it should not."""
+        self.check()
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.root.chmod(0o700)
@@ -47,6 +52,19 @@ class Home:
                 folder.mkdir(exist_ok=True, mode=0o700)
         except OSError as error:
             raise WorldError(f"the home {self.root} cannot be made: {os.strerror(error.errno or 0)}") from error
+
+    def check(self) -> None:
+        """Raises ConfigError for a place that cannot be, or should not become, a home."""
+        if set("?#") & set(str(self.root)):  # they end the path in the databases' URLs
+            raise ConfigError([f"--home: {self.root} holds ? or #; choose another name"])
+        if not self.root.exists():
+            return
+        if not self.root.is_dir():
+            raise ConfigError([f"--home: {self.root} is a file, not a folder"])
+        ours = self.key.exists() or (self.root / "medrec.db").exists()
+        if not ours and self.root.stat().st_mode & 0o077 and any(self.root.iterdir()):
+            problem = f"--home: {self.root} holds other things and can be read by others"
+            raise ConfigError([f"{problem}; choose a new or empty folder"])
 
     def check_input(self, folder: Path) -> None:
         """Raises ConfigError unless `folder` is a folder that neither lies in the home nor holds it."""

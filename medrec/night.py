@@ -7,7 +7,7 @@ study, or MLflow away, never ends the night.
 
 import json
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ from types import TracebackType
 from medrec import pipeline
 from medrec.config import CardFiles, Configuration
 from medrec.dicom import Archive, Pseudonyms
-from medrec.errors import WorldError
+from medrec.errors import ConfigError, WeightsError, WorldError
 from medrec.home import Home
 from medrec.pipeline import Finished, Planned, Setting
 from medrec.prediction import Predictor
@@ -136,16 +136,22 @@ class Night:
     def _reach_mlflow(self, now: datetime) -> Tracker | None:
         try:
             tracker = Tracker(self._request.home, self._request.configuration.settings.experiment)
+            if tracker.fresh and self._store.requeue("mlflow", _iso(now)):
+                self.warn("MLflow holds nothing of this home: every report is delivered there again")
             tracker.start_batch(self.batch, _ms(now))
             for model in self._request.configuration.cards:
                 tracker.register(model)
         except WorldError as error:
-            self._warn(f"{error}; reports are delivered there on a later night")
+            self.warn(f"{error}; reports are delivered there on a later night")
             return None
         return tracker
 
     def index(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
-        """Read every file's header and plan what is to be done. `progress` gets files done and in all."""
+        """Read every file's header and plan what is to be done. `progress` gets files done and in all.
+
+        Raises ConfigError when a card that is needed cannot be used: before any study is touched.
+        """
+        self._account, self._seen = _Account(), 0
         files: list[ScanFile] = []
         total = self._archive.count()
         for found in self._archive.scan():
@@ -156,6 +162,25 @@ class Night:
                 self._account.refuse([found], str(found))
             progress(self._seen, max(total, self._seen))
         self.planned = pipeline.plan(group(files), self._request.configuration)
+        self._load_models()
+
+    def _load_models(self) -> None:
+        """Load the networks that tonight's work needs; raises ConfigError with every card that cannot be used."""
+        needed = {
+            p.model.card.name: p.model
+            for p in self.planned
+            if p.model is not None
+            and isinstance(p.routed, Routed)
+            and pipeline.already_done(p, self._store, self._request.reanalyse) is None
+        }
+        problems = []
+        for name, model in sorted(needed.items()):
+            try:
+                self._predictor(model)
+            except (ConfigError, WeightsError) as error:
+                problems.append(f"{name}: {error}")
+        if problems:
+            raise ConfigError(problems)
 
     def analyse(self, planned: Planned) -> CaseLine:
         """Lead one study through the pipeline, or find that it was done before.
@@ -165,15 +190,14 @@ class Night:
         started = datetime.now(UTC)
         done = pipeline.already_done(planned, self._store, self._request.reanalyse)
         if done is not None:
-            return self._note(planned, done, Status.ALREADY_DONE, 0.0)
+            refused = pipeline.refused_inputs(done, self._request.home)
+            return self._note(planned, done, Status.ALREADY_DONE, 0.0, refused)
         try:
             finished = self._work(planned, started)
         except WorldError:
             raise
         except Exception as error:  # one poisoned study never takes the night down; the text may quote a header
             return self.give_up(planned, f"internal error ({type(error).__name__})", started)
-        for broken in finished.refused:
-            self._account.refused[broken.ordinal] = (broken.sha256, str(broken))
         return self._finished(planned, finished, started)
 
     def give_up(self, planned: Planned, why: str, started: datetime | None = None) -> CaseLine:
@@ -183,7 +207,7 @@ class Night:
         try:
             finished = pipeline.finish(planned, skipped, None, self._setting, started, failure=why)
         except Exception as error:  # the store or the disk itself is down: the summary is what is left
-            self._warn(f"a failed study could not be recorded ({type(error).__name__})")
+            self.warn(f"a failed study could not be recorded ({type(error).__name__})")
             self._account.refuse(planned.routed.files, f"analysis failed: {why}")
             line = CaseLine(
                 planned.case, planned.study.study, planned.inputs, Status.FAILED, why, None, None, None, _since(started)
@@ -191,6 +215,10 @@ class Night:
             self._lines[planned.case] = line
             return line
         return self._finished(planned, finished, started)
+
+    def is_done(self, planned: Planned) -> bool:
+        """Whether the summary has a line for this case."""
+        return planned.case in self._lines
 
     def close(self) -> Summary:
         """Deliver what waits, write the batch's summary, and return it."""
@@ -208,7 +236,7 @@ class Night:
                     self.batch, _batch_description(summary), counts, summary.to_json(), self._store.head()
                 )
             except WorldError as error:
-                self._warn(str(error))
+                self.warn(str(error))
         return self.summary()
 
     def summary(self) -> Summary:
@@ -246,17 +274,23 @@ class Night:
         return self._predictors[model.card.name]
 
     def _finished(self, planned: Planned, finished: Finished, started: datetime) -> CaseLine:
-        line = self._note(planned, finished.row, finished.row.status, _since(started))
+        seconds = _since(started)
+        line = self._note(planned, finished.row, finished.row.status, seconds, finished.refused)
         self._deliver()
         stored = self._store.case(planned.case)
         if stored is not None and stored.mlflow_run_id is not None:
-            line = self._note(planned, stored, stored.status, line.seconds)
+            line = self._note(planned, stored, stored.status, seconds, finished.refused)
         return line
 
-    def _note(self, planned: Planned, row: CaseRow, status: Status, seconds: float) -> CaseLine:
+    def _note(
+        self, planned: Planned, row: CaseRow, status: Status, seconds: float, refused: Mapping[str, str]
+    ) -> CaseLine:
         """Put a case into the summary and its files where they belong."""
         if row.status is Status.ANALYSED:
             self._account.use(planned.routed.files)
+            for file in planned.routed.files:
+                if file.sha256 in refused:
+                    self._account.refuse([file], refused[file.sha256])
             if isinstance(planned.routed, Routed):
                 for skipped in planned.routed.defective:
                     self._account.refuse(skipped.files, str(skipped))
@@ -265,7 +299,7 @@ class Night:
         line = CaseLine(
             case=row.case,
             study=row.study,
-            inputs=planned.inputs,
+            inputs=tuple(digest for digest in planned.inputs if digest not in refused),
             status=status.value,
             reason=row.reason,
             verdict=row.verdict.value if row.verdict else None,
@@ -289,12 +323,13 @@ class Night:
                 delivery = self._tracker.deliver(row, _ms(now))
             except (WorldError, OSError) as error:
                 self._store.postponed(entry.id, type(error).__name__, _iso(now))
-                self._warn("MLflow could not take a report; it is delivered on a later night")
+                self.warn("MLflow could not take a report; it is delivered on a later night")
                 break
             self._store.set_mlflow_run(row.case, delivery.run_id)
             self._store.delivered(entry.id, _iso(now))
 
-    def _warn(self, text: str) -> None:
+    def warn(self, text: str) -> None:
+        """Say something to the operator, once, and keep it for the summary."""
         if text not in self._warnings:
             self._warnings.append(text)
             self._tell(text)

@@ -23,10 +23,11 @@ from medrec.dicom import Archive
 from medrec.errors import ScanError, WorldError
 from medrec.home import Home
 from medrec.outputs import OUTPUTS
+from medrec.plausibility import doubts
 from medrec.prediction import InputRule, ModelCard, Prediction, Predictor
 from medrec.report import Case, Report, SeriesUse, Status, Verdict
 from medrec.routing import Routed, covered_share, select
-from medrec.series import Reason, Refused, ScanFile, Series, Skipped, Study
+from medrec.series import Reason, Refused, Series, Skipped, Study
 from medrec.store import CaseRow, Store
 from medrec.volume import Volume, midplane_left_mm, on_grid, tilt_from_axial_deg
 
@@ -64,12 +65,10 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A case that stands in the store, and the files that turned out broken on the way."""
+    """A case that stands in the store, and why some files turned out not to be inputs, by their digest."""
 
     row: CaseRow
-    inputs: tuple[str, ...]
-    used: tuple[ScanFile, ...]
-    refused: tuple[Refused, ...]
+    refused: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,8 +211,16 @@ def finish(
     setting.store.finish(row, facts, case.report.created)
     stored = setting.store.case(row.case)
     assert stored is not None
-    broken = prepared.refused if isinstance(prepared, Prepared) else ()
-    return Finished(stored, planned.inputs, planned.routed.files, broken)
+    return Finished(stored, case.report.refused_inputs)
+
+
+def refused_inputs(row: CaseRow, home: Home) -> dict[str, str]:
+    """What `Finished.refused` was when the case was finished, from its report; {} when that is gone."""
+    try:
+        facts = json.loads(((home.root / (row.report or "")).parent / "report.json").read_text())
+        return dict(facts["refused_inputs"])
+    except (OSError, ValueError, KeyError):
+        return {}
 
 
 def keep(model: CardFiles, home: Home) -> dict[str, str]:
@@ -257,12 +264,17 @@ def _case(
         labels = findings.label(prediction.mask, grid.affine_ijk_to_lps, rules)
         middle = midplane_left_mm(grid)
         found = findings.measure(labels, prediction.probability, grid.affine_ijk_to_lps, middle)
-        outside = outside_card(grid, card, _nominal(card, planned)) + incomplete(planned.routed, card)
+        nominal = _nominal(card, planned)
+        outside = doubts(grid, card.envelope.head_extent_mm, nominal) + outside_card(grid, card, nominal)
+        outside += incomplete(planned.routed, card)
         verdict, flags = report.decide(found, prediction.slice_probability, outside, card.decision)
-        text = report.verdict_text(verdict, found, card, _nominal(card, planned))
+        text = report.verdict_text(verdict, found, card, nominal)
         flags += _missing_inputs(card, volumes)
+        if middle is None and found:
+            flags += ("the image cuts the head off on one side: left and right are not told",)
     status = Status.FAILED if failure else Status.REFUSED if skipped is not None else Status.ANALYSED
     used = planned.routed.inputs if isinstance(planned.routed, Routed) else {}
+    refused = _refused(prepared) if status is Status.ANALYSED else {}
     facts = Report(
         case=planned.case,
         study=planned.study.study,
@@ -281,7 +293,8 @@ def _case(
         geometry_nominal=_nominal(card, planned),
         lossy=any(f.lossy for s in used.values() for f in s.files),
         series=_series_uses(planned, prepared),
-        inputs=planned.inputs,
+        inputs=tuple(digest for digest in planned.inputs if digest not in refused),
+        refused_inputs=refused,
         pixels_sha256={name: volume.pixels_sha256 for name, volume in volumes.items()},
         model_name=card.name if card else "",
         model_version=card.version if card else "",
@@ -302,7 +315,7 @@ def outside_card(grid: Volume, card: ModelCard, nominal: bool) -> tuple[str, ...
     distance_mm = float(grid.spacing_mm[2])
     coverage_mm = distance_mm * grid.voxels.shape[2]
     low, high = envelope.slice_distance_mm
-    if coverage_mm < envelope.min_coverage_mm:
+    if round(coverage_mm) < envelope.min_coverage_mm:  # positions are rounded
         outside.append(
             f"coverage incomplete: the slices span {coverage_mm:.0f} {mm}, the model's card asks for at least "
             f"{envelope.min_coverage_mm:.0f} mm"
@@ -339,6 +352,14 @@ def incomplete(routed: Routed | Skipped, card: ModelCard) -> tuple[str, ...]:
                 f"incomplete: {card.grid.upper()} covers {share:.0%} of the extent of {name.replace('_', ' ').upper()}"
             )
     return tuple(told)
+
+
+def _refused(prepared: Prepared | Skipped) -> dict[str, str]:
+    """Why a file that was to be an input was not, by its digest: it is known only after decoding."""
+    if isinstance(prepared, Skipped):
+        return {}
+    of_series = {f.sha256: str(s) for s in prepared.defective for f in s.files}
+    return of_series | {r.sha256: str(r) for r in prepared.refused}
 
 
 def _missing_inputs(card: ModelCard, volumes: Mapping[str, Volume]) -> tuple[str, ...]:

@@ -50,7 +50,7 @@ Count = Annotated[int, Field(gt=0)]
 class Frozen(BaseModel):
     """Unknown fields are mistakes, and nothing changes after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class InputRule(Frozen):
@@ -71,6 +71,8 @@ class Envelope(Frozen):
     max_tilt_from_axial_deg: Annotated[float, Field(gt=0, le=90)]
     min_coverage_mm: Positive
     slice_distance_mm: tuple[Positive, Positive]
+    # Width and length of a head in the slice; None where the model is not made for whole heads.
+    head_extent_mm: tuple[Positive, Positive] | None = None
     # In-plane sizes are nominal when ImageType says SECONDARY (DICOM PS3.3 C.7.6.1.1.2): the pixels were made after
     # the examination by something that was not the scanner.
     nominal_when_secondary: bool = True
@@ -155,6 +157,14 @@ class ModelCard(Frozen):
     training: Training
     measured: tuple[Measured, ...]
     trained_on: tuple[Sha256, ...]
+
+    @model_validator(mode="after")
+    def _ranges_run_upwards(self) -> "ModelCard":
+        for name in ("slice_distance_mm", "head_extent_mm"):
+            limits = getattr(self.envelope, name)
+            if limits is not None and not limits[0] < limits[1]:
+                raise ValueError(f"envelope.{name}: the first number must be below the second")
+        return self
 
     @model_validator(mode="after")
     def _grid_is_a_required_input(self) -> "ModelCard":

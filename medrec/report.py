@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medrec.findings import Finding
+from medrec.findings import SIDE_UNKNOWN, Finding
 from medrec.prediction import Decision, ModelCard, Prediction
 from medrec.volume import Volume
 
@@ -70,6 +70,7 @@ class Report:
     lossy: bool
     series: tuple[SeriesUse, ...]
     inputs: tuple[str, ...]
+    refused_inputs: Mapping[str, str]
     pixels_sha256: Mapping[str, str]
     model_name: str
     model_version: str
@@ -144,7 +145,7 @@ def verdict_text(verdict: Verdict, findings: Sequence[Finding], card: ModelCard,
     if verdict is Verdict.FINDING:
         total_ml = sum(f.volume_mm3 for f in findings) / 1000
         side = findings[0].side
-        where = f"on {side}" if side.startswith("both") else f"on the {side}"
+        where = f"on the {side}" if side in ("left", "right") else f"({side})" if side == SIDE_UNKNOWN else f"on {side}"
         if len(findings) == 1:
             return f"One {card.finding} of {total_ml:.1f} {ml} {where}."
         return f"{len(findings)} {card.finding}s, {total_ml:.1f} {ml} in all; the largest {where}."

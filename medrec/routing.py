@@ -45,12 +45,14 @@ def select(study: Study, card: ModelCard) -> Routed | Skipped | None:
     arranged: dict[str, tuple[Series | Skipped, ...]] = {}
     for name, rule in card.inputs.items():
         usable[name] = []
-        candidates = [files for files in study.series if all(_rule_name(card, name) in f.matches for f in files)]
+        fitting = [_divided(files, _rule_name(card, name)) for files in study.series]
+        candidates = [fit for fit, _ in fitting if fit]
         if rule.required and not candidates:
             return None
-        broken = []
+        broken: list[Skipped] = [odd for fit, odd in fitting if fit and odd is not None]
         for files in candidates:
-            results = arranged.setdefault(files[0].series, tuple(_fit_for_models(stacks(files))))
+            key = " ".join(f.sha256 for f in files)
+            results = arranged.setdefault(key, tuple(_fit_for_models(stacks(files))))
             for result in (_as_called(r, rule) for r in results):
                 if isinstance(result, Series):
                     usable[name].append(result)
@@ -62,6 +64,16 @@ def select(study: Study, card: ModelCard) -> Routed | Skipped | None:
             return Skipped(name, first.reason, f"{name.upper()}: {first.detail}", files)
         defective += broken
     return _choose(card, usable, defective)
+
+
+def _divided(files: tuple[ScanFile, ...], rule: str) -> tuple[tuple[ScanFile, ...], Skipped | None]:
+    """The files of a series that fit a rule, and those that do not although others of their series do."""
+    fit = tuple(f for f in files if rule in f.matches)
+    odd = tuple(f for f in files if rule not in f.matches)
+    if not fit or not odd:
+        return fit, None
+    detail = f"{len(odd)} of {len(files)} files of a series are described otherwise than the rest"
+    return fit, Skipped(files[0].series, Reason.MIXED, detail, odd)
 
 
 def _fit_for_models(results: Iterable[Series | Skipped]) -> Iterable[Series | Skipped]:

@@ -342,6 +342,19 @@ class Store:
 
     # The outbox
 
+    def requeue(self, kind: str, at: str) -> int:
+        """Put every case that does not wait for this delivery back into the outbox; returns how many."""
+        waiting = sa.select(_OUTBOX.c.case).where(_OUTBOX.c.kind == kind, _OUTBOX.c.delivered_at.is_(None))
+        keys = sa.select(_CASES.c.case).where(_CASES.c.case.not_in(waiting)).order_by(_CASES.c.seq)
+        with self._writing() as connection:
+            entries = [
+                {"kind": kind, "case": key, "created_at": at, "attempts": 0}
+                for key in connection.execute(keys).scalars()
+            ]
+            if entries:
+                connection.execute(sa.insert(_OUTBOX), entries)
+        return len(entries)
+
     def pending(self, kind: str) -> tuple[OutboxRow, ...]:
         """What waits for delivery, oldest first."""
         c = _OUTBOX.c
@@ -458,7 +471,7 @@ def _of(study: str, model: str | None) -> "sa.ColumnElement[bool]":
 
 
 def _in_force(row: CaseRow) -> "sa.Select[tuple[str]]":
-    """The keys of the cases that `row` supersedes, oldest first; a failure replaces nothing.
+    """The keys of the cases that `row` supersedes, oldest first; a failure replaces nothing, a refusal no result.
 
     A study that no model asked for, and that one now does, is no longer without a model.
     """
@@ -466,6 +479,8 @@ def _in_force(row: CaseRow) -> "sa.Select[tuple[str]]":
         return sa.select(_CASES.c.case).where(sa.false())
     same = sa.or_(_of(row.study, row.model), _of(row.study, None))
     earlier = sa.and_(same, _CASES.c.superseded_by.is_(None), _CASES.c.case != row.case)
+    if row.status is Status.REFUSED:  # a copy that arrived incomplete takes no finished report out of force
+        earlier = sa.and_(earlier, _CASES.c.status != Status.ANALYSED.value)
     return sa.select(_CASES.c.case).where(earlier).order_by(_CASES.c.seq)
 
 

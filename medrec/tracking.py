@@ -54,7 +54,7 @@ class Tracker:
     """MLflow's client on the home's own database, or on the server that MLFLOW_TRACKING_URI names."""
 
     def __init__(self, home: Home, experiment: str) -> None:
-        """Raises WorldError when MLflow cannot be reached."""
+        """Raises WorldError when MLflow cannot be reached. `fresh` says that it held no experiment of ours."""
         self._home = home
         self._versions: dict[str, str] = {}
         self._parents: dict[str, str] = {}
@@ -65,6 +65,7 @@ class Tracker:
                 uri = f"sqlite:///{home.mlflow_database}"
             self._client = MlflowClient(uri, uri)
             found = self._client.get_experiment_by_name(experiment)
+            self.fresh = found is None
             self._experiment: str = (
                 found.experiment_id
                 if found is not None

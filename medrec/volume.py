@@ -15,6 +15,7 @@ from scipy import ndimage
 from medrec.errors import ScanError
 from medrec.series import Series
 
+HEAD_IS_CUT = 0.05  # share of tissue in the outermost plane; noise and an ear touch less of it
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # NIfTI counts towards right, anterior, superior
 
 
@@ -129,8 +130,10 @@ def foreground(voxels: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     return mask
 
 
-def midplane_left_mm(volume: Volume) -> float:
+def midplane_left_mm(volume: Volume) -> float | None:
     """The L coordinate (mm) of the head's middle: halfway between its outermost left and right tissue.
+
+    None where the image cuts the head off on one side only: then its middle is not the middle of what is seen.
 
     Half a percent of the tissue on either side does not count, so that stray noise does not move the middle.
     """
@@ -140,6 +143,10 @@ def midplane_left_mm(volume: Volume) -> float:
     i, j, k = (np.arange(n, dtype=float) for n in tissue.shape)
     left = volume.affine_ijk_to_lps[0]
     coordinates = left[0] * i[:, None, None] + left[1] * j[:, None] + left[2] * k + left[3]
+    axis = int(np.abs(left[:3]).argmax())
+    ends = [float(tissue.take(end, axis).mean()) > HEAD_IS_CUT for end in (0, -1)]
+    if ends[0] != ends[1]:
+        return None
     low, high = np.percentile(coordinates[tissue], [0.5, 99.5])
     return float((low + high) / 2)
 

@@ -95,6 +95,24 @@ def prefect_runs(home: Path) -> dict[str, str]:
         return dict(connection.execute("select name, state_type from flow_run").fetchall())
 
 
+def test_a_ledger_that_was_taken_away_is_not_verified_as_empty(tmp_path: Path) -> None:
+    (tmp_path / "home" / "reports" / "abc").mkdir(parents=True)
+    result = medrec("audit", "verify", "--home", "home", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "no store" in result.stderr
+    assert not (tmp_path / "home" / "medrec.db").exists()
+
+
+@pytest.mark.parametrize("home", ["a#b", "why?", "file"])
+def test_a_home_that_cannot_be_one_is_a_mistake_of_the_command(tmp_path: Path, home: str) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "file").write_text("x")
+    result = medrec("nightly", "--input", "in", "--home", home, cwd=tmp_path)
+    assert result.returncode == 2
+    assert "--home" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 @pytest.mark.slow
 def test_the_demo_finds_what_it_planted(tmp_path: Path) -> None:
     result = medrec("demo", cwd=tmp_path)

@@ -338,3 +338,96 @@ def _configuration() -> Configuration:
     from medrec import config
 
     return config.load()
+
+
+def test_blank_slices_are_inconclusive_and_never_nothing_marked(run_night: RunNight, tmp_path: Path) -> None:
+    for path in small_study(tmp_path / "in")[9:]:
+        header = pydicom.dcmread(path)
+        header.PixelData = bytes(len(header.PixelData))
+        header.save_as(path)
+    summary = run_night(tmp_path / "in")
+    assert [c.verdict for c in summary.cases] == ["inconclusive"]
+    facts = json.loads((tmp_path / "home" / str(summary.cases[0].report)).with_name("report.json").read_text())
+    assert any("blank" in flag for flag in facts["flags"])
+
+
+def test_one_file_that_is_described_otherwise_costs_its_series_only_itself(run_night: RunNight, tmp_path: Path) -> None:
+    paths = small_study(tmp_path / "in")
+    stray = pydicom.dcmread(paths[0])
+    stray.SeriesDescription, stray.SOPInstanceUID = "SCREENSHOT", "1.2.3.4"
+    stray.ImagePositionPatient = [0, 0, 500]
+    stray.save_as(tmp_path / "in" / "stray")
+    summary = run_night(tmp_path / "in")
+    assert [c.verdict for c in summary.cases] == ["finding"]
+    assert summary.files == {"seen": 27, "analysed": 26, "unused": 0, "refused": 1}
+    assert (summary.refusals[0]["reason"] or "").startswith("mixed geometry")
+
+
+def test_a_broken_copy_is_refused_on_every_night(run_night: RunNight, tmp_path: Path) -> None:
+    paths = small_study(tmp_path / "in")
+    header = pydicom.dcmread(paths[5])
+    header.compress("1.2.840.10008.1.2.4.80", generate_instance_uid=False)
+    header.PixelData = header.PixelData[:40] + bytes(len(header.PixelData) - 60) + header.PixelData[-20:]
+    header.save_as(tmp_path / "in" / "broken copy")
+    broken = hashlib.sha256((tmp_path / "in" / "broken copy").read_bytes()).hexdigest()
+    first, second = run_night(tmp_path / "in"), run_night(tmp_path / "in")
+    assert [c.status for c in first.cases + second.cases] == ["analysed", "already done"]
+    for summary in (first, second):
+        assert summary.files == {"seen": 27, "analysed": 26, "unused": 0, "refused": 1}
+        assert [r["sha256"] for r in summary.refusals] == [broken]
+        assert broken not in summary.cases[0].inputs
+
+
+def test_a_copy_that_arrives_incomplete_takes_no_report_out_of_force(run_night: RunNight, tmp_path: Path) -> None:
+    paths = small_study(tmp_path / "in")
+    full = run_night(tmp_path / "in").cases[0]
+    kept = paths[11].read_bytes()
+    paths[11].unlink()
+    assert [c.status for c in run_night(tmp_path / "in").cases] == ["refused"]
+    with Store.open(Home(tmp_path / "home").store_url) as store:
+        row = store.case(full.case)
+        assert row is not None
+        assert row.superseded_by is None
+    paths[11].write_bytes(kept)
+    assert [(c.case, c.status) for c in run_night(tmp_path / "in").cases] == [(full.case, "already done")]
+
+
+def test_mlflow_is_filled_again_when_its_database_was_lost(run_night: RunNight, tmp_path: Path) -> None:
+    small_study(tmp_path / "in")
+    case = run_night(tmp_path / "in").cases[0]
+    for path in (tmp_path / "home").glob("mlflow.db*"):
+        path.rename(tmp_path / path.name)
+    # Within one process MLflow keeps its connection to a path: another home name stands for another process.
+    moved = Home(tmp_path / "moved")
+    (tmp_path / "home").rename(moved.root)
+    with Night(Request(tmp_path / "in", moved, _configuration())) as night:
+        night.index()
+        for planned in night.planned:
+            night.analyse(planned)
+        summary = night.close()
+    assert any("again" in w for w in summary.warnings)
+    assert [t["medrec.case"] for t in runs_of(moved.root) if "medrec.case" in t] == [case.case]
+
+
+def test_a_card_whose_weights_do_not_fit_stops_the_night_before_any_study(
+    tmp_path: Path, configuration: Configuration
+) -> None:
+    small_study(tmp_path / "in")
+
+    def spoiled(model: CardFiles) -> CardFiles:
+        wide = model.card.segmentation.model_copy(update={"settings": {"channels": (8, 16), "res_units": 1}})
+        return CardFiles(model.card.model_copy(update={"segmentation": wide}), model.weights)
+
+    own = replace(configuration, cards=tuple(spoiled(c) for c in configuration.cards))
+    request = Request(tmp_path / "in", Home(tmp_path / "home"), own)
+    with Night(request) as night, pytest.raises(ConfigError, match="do not fit"):
+        night.index()
+    assert list((tmp_path / "home" / "reports").iterdir()) == []
+
+
+def test_a_folder_behind_a_link_is_walked_once(run_night: RunNight, tmp_path: Path) -> None:
+    small_study(tmp_path / "elsewhere")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path / "in")
+    assert run_night(tmp_path / "in").files == {"seen": 26, "analysed": 26, "unused": 0, "refused": 0}

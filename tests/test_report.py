@@ -187,6 +187,7 @@ def report(**changes):
         lossy=False,
         series=(),
         inputs=("0" * 64,),
+        refused_inputs={},
         pixels_sha256={"flair": "0" * 64},
         model_name="toy",
         model_version="1.0.0",

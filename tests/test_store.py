@@ -268,7 +268,12 @@ def test_the_analysed_case_of_any_version_on_these_inputs_is_found_while_it_is_i
     assert found.case == "one"
     assert store.analysed("study", "brain_mr", "other inputs") is None
     assert store.analysed("study", "other model", "inputs") is None
+    # A copy of the study that arrived incomplete takes no report out of force; a newer result does.
     store.finish(a_case("two", status=Status.REFUSED, verdict=None), {}, AT)
+    still = store.analysed("study", "brain_mr", "inputs")
+    assert still is not None
+    assert still.superseded_by is None
+    store.finish(a_case("three", inputs_sha256="other inputs"), {}, AT)
     assert store.analysed("study", "brain_mr", "inputs") is None
 
 

@@ -175,7 +175,13 @@ def _walk(folder: Path) -> Iterator[Path]:
     if folder.is_file():
         yield folder
         return
-    for root, folders, names in os.walk(folder, onerror=fail):
+    seen: set[tuple[int, int]] = set()
+    for root, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        place = Path(root).stat()
+        if (place.st_dev, place.st_ino) in seen:  # a link back to a folder that was walked already
+            folders.clear()
+            continue
+        seen.add((place.st_dev, place.st_ino))
         folders.sort()
         for name in sorted(names):
             path = Path(root, name)

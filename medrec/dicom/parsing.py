@@ -26,6 +26,12 @@ WORDS = (
     "LOCALIZER MPRAGE BRAVO FLAIR SPACE PERF POST STIR TRACE ADC AXIAL SAG COR AX DTI DWI FSE PRE REG SWI TOF TSE CUBE "
     "GD PD T1 T2 2D 3D".split()
 )
+# DICOM PS3.3 C.7.6.3.1.2; anything else could be a name that somebody typed.
+PHOTOMETRIC = frozenset(
+    {"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "HSV", "ARGB", "CMYK", "YBR_FULL", "YBR_FULL_422"}
+    | {"YBR_PARTIAL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT", "XYB"}
+)
+MAX_SERIES_NUMBER = 999_999  # a longer one could be somebody's date of birth or id
 _WORD = re.compile("|".join(WORDS))
 # How many slices one volume has, or images one acquisition, where headers promise it: the standard's, GE's, Philips'.
 PROMISED_SLICES: tuple[header.Key, ...] = ("NumberOfSlices", (0x0021, 0x104F), (0x2001, 0x1018))
@@ -73,6 +79,7 @@ def scan_file(
     position, spacing = header.numbers(ds, "ImagePositionPatient", 3), header.numbers(ds, "PixelSpacing", 2)
     mosaic = frames.mosaic_of(ds) if frames.is_mosaic(ds) else None
     syntax = decoders.syntax_of(ds)
+    photometric, number = header.code(ds, "PhotometricInterpretation"), header.whole(ds, "SeriesNumber")
     return ScanFile(
         sha256=digest,
         ordinal=ordinal,
@@ -83,7 +90,7 @@ def scan_file(
         patient=of("patient", header.text(ds, "IssuerOfPatientID"), patient_id) if patient_id else of("nobody", study),
         frame_of_reference=of("frame", frame) if frame else None,
         modality=modality,
-        series_number=header.whole(ds, "SeriesNumber"),
+        series_number=number if number is not None and abs(number) <= MAX_SERIES_NUMBER else None,
         rows=mosaic.rows if mosaic else int(ds.Rows),
         columns=mosaic.columns if mosaic else int(ds.Columns),
         position_mm=position,  # type: ignore[arg-type]
@@ -95,7 +102,7 @@ def scan_file(
         matches=frozenset(name for name, rule in rules.items() if _fits(ds, *rule)),
         words=tuple(dict.fromkeys(_WORD.findall(header.text(ds, "SeriesDescription").upper()))),
         frames=header.whole(ds, "NumberOfFrames") or 1,
-        photometric=header.code(ds, "PhotometricInterpretation") or "absent",
+        photometric=photometric if photometric in PHOTOMETRIC else "another" if photometric else "absent",
         mosaic=frames.is_mosaic(ds),
         thickness_mm=header.number(ds, "SliceThickness"),
         traits=traits,
