@@ -9,7 +9,7 @@ from typing import Any
 from medrec.night import CaseLine, Summary
 from medrec.phantom import Known, demo_studies
 
-HEADER = ("study", "lesion", "known", "measured", "difference", "came out", "as expected")
+HEADER = ("study", "lesion", "known", "measured", "off by", "came out", "right")
 VOLUME_TOLERANCE = 0.15  # of the known volume: half a voxel all around a 10 mm sphere is more
 
 
