@@ -14,8 +14,9 @@ from medrec.phantom import Known
 MEDREC = Path(sys.executable).parent / "medrec"
 
 
-def medrec(*words: object, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def medrec(*words: object, cwd: Path, timeout: float = 300, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT", "MLFLOW", "MEDREC"))}
+    environment |= variables
     return subprocess.run(
         [MEDREC, *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=timeout, env=environment
     )
@@ -111,6 +112,17 @@ def test_a_home_that_cannot_be_one_is_a_mistake_of_the_command(tmp_path: Path, h
     assert result.returncode == 2
     assert "--home" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.slow
+def test_a_night_ends_well_while_prefects_server_is_away(demo: tuple[Path, tuple[Known, ...]], tmp_path: Path) -> None:
+    words = ["nightly", "--input", demo[0], "--home", "home", "--json"]
+    result = medrec(*words, cwd=tmp_path, PREFECT_API_URL="http://127.0.0.1:1/api")
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr
+    summary = json.loads(result.stdout)
+    assert sorted(c["status"] for c in summary["cases"]) == ["analysed", "analysed", "refused"]
+    assert any("went on without" in w for w in summary["warnings"])
 
 
 @pytest.mark.slow
