@@ -284,13 +284,15 @@ def _show(summary: "Summary", request: "Request") -> None:
         for c in summary.cases
     ]
     _table(f"Night {summary.batch}", ("study", "status", "verdict or reason", "s", "case"), rows)
+    _say(f"{len(summary.cases)} studies: {summary.outcome}")
     reasons: dict[str, int] = {}
     for refusal in summary.refusals:
         name = (refusal["reason"] or "").split(":")[0]
         reasons[name] = reasons.get(name, 0) + 1
     files = summary.files
     out.print(
-        f"{files['seen']} files: {files['analysed']} analysed, {files['unused']} unused, {files['refused']} refused"
+        f"{files['seen']} files: {files['analysed']} analysed, {files['unused']} unused (no model asks for them), "
+        f"{files['refused']} refused"
         + (f" ({', '.join(f'{n} {r}' for r, n in sorted(reasons.items()))})" if reasons else "")
     )
     for warning in summary.warnings:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from medrec.dicom import Archive, Index, Pseudonyms
 from medrec.errors import ConfigError, WorldError
-from medrec.series import ScanFile, Series, Skipped, Triple, group
+from medrec.series import ScanFile, Series, Skipped, Study, Triple, group
 from medrec.stacks import stacks
 from medrec.volume import LPS_TO_RAS, Volume, affine_of, spacing_mm
 
@@ -114,7 +114,7 @@ def _archive(source: Path) -> Archive:
 
 def _results(index: Index) -> Iterator[tuple[int, int, Series | Skipped]]:
     """(number of study, number of series, volume or refusal), counted from 1."""
-    for study, content in enumerate(group(index.files), 1):
+    for study, content in enumerate(sorted(group(index.files), key=_first), 1):
         for number, files in enumerate(content.series, 1):
             for result in stacks(files):
                 yield study, number, result
@@ -197,3 +197,8 @@ def _compact(voxels: npt.NDArray[np.float32]) -> npt.NDArray[np.generic]:
             if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
                 return voxels.astype(kind)
     return voxels
+
+
+def _first(study: Study) -> int:
+    """The place of a study's first file in the walk: unlike its pseudonym, it is the same on every run."""
+    return min(f.ordinal for f in study.files)

@@ -7,6 +7,7 @@ study, or MLflow away, never ends the night.
 
 import json
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -67,6 +68,12 @@ class Summary:
     def to_json(self) -> str:
         """One JSON object, on several lines."""
         return json.dumps(asdict(self), indent=1, allow_nan=False)
+
+    @property
+    def outcome(self) -> str:
+        """What came of the studies, in a few words."""
+        counted = Counter(c.verdict or c.status for c in self.cases if c.status != Status.ALREADY_DONE)
+        return ", ".join(f"{n} {what}" for what, n in sorted(counted.items())) or "nothing new"
 
     @property
     def exit_code(self) -> int:
@@ -232,9 +239,9 @@ class Night:
             for status in Status:
                 counts[f"cases_{status.replace(' ', '_')}"] = sum(c.status == status for c in summary.cases)
             try:
-                self._tracker.finish_batch(
-                    self.batch, _batch_description(summary), counts, summary.to_json(), self._store.head()
-                )
+                description = _batch_description(summary)
+                head = self._store.head()
+                self._tracker.finish_batch(self.batch, summary.outcome, description, counts, summary.to_json(), head)
             except WorldError as error:
                 self.warn(str(error))
         return self.summary()

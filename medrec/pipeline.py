@@ -228,9 +228,10 @@ def keep(model: CardFiles, home: Home) -> dict[str, str]:
 
     Years later a report can be replayed with what made it, whatever the package holds then.
     """
-    content = json.dumps(model.card.model_dump(mode="json"), sort_keys=True, indent=1).encode()
     kept = {}
-    for data, suffix in [(content, "card.json")] + [(p.read_bytes(), "safetensors") for p in model.weights.values()]:
+    for data, suffix in [(model.card.content, "card.json")] + [
+        (p.read_bytes(), "safetensors") for p in model.weights.values()
+    ]:
         digest = hashlib.sha256(data).hexdigest()
         path = home.kept / f"{digest}.{suffix}"
         if not path.exists():
@@ -269,7 +270,7 @@ def _case(
         outside += incomplete(planned.routed, card)
         verdict, flags = report.decide(found, prediction.slice_probability, outside, card.decision)
         text = report.verdict_text(verdict, found, card, nominal)
-        flags += _missing_inputs(card, volumes)
+        flags += _missing_inputs(card, volumes) + _trained_on(card, volumes)
         if middle is None and found:
             flags += ("the image cuts the head off on one side: left and right are not told",)
     status = Status.FAILED if failure else Status.REFUSED if skipped is not None else Status.ANALYSED
@@ -360,6 +361,13 @@ def _refused(prepared: Prepared | Skipped) -> dict[str, str]:
         return {}
     of_series = {f.sha256: str(s) for s in prepared.defective for f in s.files}
     return of_series | {r.sha256: str(r) for r in prepared.refused}
+
+
+def _trained_on(card: ModelCard, volumes: Mapping[str, Volume]) -> tuple[str, ...]:
+    known = sorted(name for name, volume in volumes.items() if volume.pixels_sha256 in card.trained_on)
+    if not known:
+        return ()
+    return ("the model was trained on these very images: how well it does here says nothing of other patients",)
 
 
 def _missing_inputs(card: ModelCard, volumes: Mapping[str, Volume]) -> tuple[str, ...]:

@@ -175,10 +175,14 @@ class ModelCard(Frozen):
         return self
 
     @property
+    def content(self) -> bytes:
+        """The card as the bytes that `digest` is of; comments and layout of the YAML do not count."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":")).encode()
+
+    @property
     def digest(self) -> str:
-        """sha256 of the card's content; comments and layout of the YAML do not count."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        """sha256 of `content`."""
+        return hashlib.sha256(self.content).hexdigest()
 
     @property
     def weights_digest(self) -> str:

@@ -1,9 +1,11 @@
 """MLflow's web server over one home, small and on 127.0.0.1 only."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 from medrec.errors import ConfigError
 from medrec.home import Home
@@ -21,9 +23,14 @@ def serve(home: Home, port: int, tell: Callable[[str], None]) -> None:
         *("--backend-store-uri", uri, "--artifacts-destination", str(home.mlflow_artifacts)),
     ]
     tell(f"MLflow starts on http://127.0.0.1:{port}{experiment_page(home)} (Ctrl+C ends it)")
-    process = subprocess.Popen(command, env={**os.environ, **ENVIRONMENT})
+    # MLflow starts processes of its own: all of them are in one session, and end with us.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    process = subprocess.Popen(command, env={**os.environ, **ENVIRONMENT}, start_new_session=True)
     try:
         process.wait()
     except KeyboardInterrupt:
-        process.terminate()
+        tell("MLflow ends")
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
         process.wait()

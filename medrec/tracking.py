@@ -80,7 +80,9 @@ class Tracker:
                     self._client.set_terminated(run.info.run_id, "KILLED")
             self._parent(batch, started_ms)
 
-    def finish_batch(self, batch: str, description: str, counts: Mapping[str, int], summary: str, head: str) -> None:
+    def finish_batch(
+        self, batch: str, outcome: str, description: str, counts: Mapping[str, int], summary: str, head: str
+    ) -> None:
         """Close the batch's run with its counts, its summary (JSON) and the ledger's head as an anchor."""
         with _MlflowAway():
             run_id = self._parent(batch, None)
@@ -88,6 +90,7 @@ class Tracker:
             tags = [RunTag(NOTE, description), RunTag("medrec.ledger_head", head)]
             self._client.log_batch(run_id, metrics, (), tags)
             self._client.log_text(run_id, summary, "batch.json")
+            self._client.update_run(run_id, name=f"night {_moment(batch)}: {outcome}")
             self._client.set_terminated(run_id)
 
     def deliver(self, row: CaseRow, now_ms: int) -> Delivery:
@@ -151,7 +154,7 @@ class Tracker:
         folder.mkdir(parents=True, exist_ok=True)
         for name, path in model.weights.items():
             shutil.copyfile(path, folder / name)
-        (folder / "card.json").write_text(json.dumps(model.card.model_dump(mode="json"), indent=1))
+        (folder / "card.json").write_bytes(model.card.content)
         return folder
 
     def _search(self, filter_string: str) -> list[Run]:
@@ -164,7 +167,7 @@ class Tracker:
             run = (
                 found[0]
                 if found
-                else self._client.create_run(self._experiment, started_ms, {BATCH: batch}, f"night {batch}")
+                else self._client.create_run(self._experiment, started_ms, {BATCH: batch}, f"night {_moment(batch)}")
             )
             self._parents[batch] = run.info.run_id
         return self._parents[batch]
@@ -234,6 +237,11 @@ def _metrics(facts: Mapping[str, Any], row: CaseRow) -> dict[str, float]:
     if facts["slice_probability"]:
         metrics["slice_probability_max"] = max(facts["slice_probability"])
     return metrics
+
+
+def _moment(batch: str) -> str:
+    """A batch's id begins with the moment of its start, UTC: 20261122T010203Z-ab12 to 2026-11-22 01:02."""
+    return f"{batch[:4]}-{batch[4:6]}-{batch[6:8]} {batch[9:11]}:{batch[11:13]}"
 
 
 def _run_name(row: CaseRow) -> str:

@@ -112,6 +112,12 @@ def test_mlflow_holds_the_case_with_its_tags_and_its_version(run_night: RunNight
     assert run.data.tags["medrec.verdict"] == case.verdict == "finding"
     assert run.data.tags["review.status"] == "pending"
     assert run.data.tags["mlflow.note.content"].startswith("## FINDING")
+    night = client.get_run(run.data.tags["mlflow.parentRunId"])
+    assert night.info.status == "FINISHED"
+    assert night.info.run_name.endswith(": 1 finding")
+    assert sorted(p.name for p in (tmp_path / "home" / "kept").glob("*.card.json")) == [
+        f"{run.data.params['card_sha256']}.card.json"
+    ]
     assert "mlflow.parentRunId" in run.data.tags
     assert {a.path for a in client.list_artifacts(run.info.run_id)} >= {"report.html", "report.json"}
     champion = client.get_model_version_by_alias("medrec-phantom", "champion")

@@ -62,10 +62,21 @@ def test_patients_never_trained_on_are_outlined_on_the_grid_of_their_series(
         overlaps.append(max(scores))
         facts = json.loads(report.with_name("report.json").read_text())
         assert facts["geometry_nominal"]
+        assert not any("trained on" in flag for flag in facts["flags"])
         assert facts["lossy"]
         assert facts["verdict_text"].count(" ml") == facts["verdict_text"].count(" ml (nominal)")
         assert report.stat().st_size < 5e6
     assert np.mean(overlaps) > 0.6, overlaps
+
+
+def test_a_patient_that_the_model_was_trained_on_is_said_to_be_one(
+    shared_data: Path, run_night: RunNight, configuration: Configuration, tmp_path: Path
+) -> None:
+    unseen = not_trained_on(shared_data, card_of(configuration), 2)
+    patient = next(p for p in sorted((shared_data / "brain_mr" / "dicom").iterdir()) if p not in unseen)
+    summary = run_night(patient)
+    facts = json.loads((tmp_path / "home" / str(summary.cases[0].report)).with_name("report.json").read_text())
+    assert any("trained on these very images" in flag for flag in facts["flags"])
 
 
 def test_a_real_glioblastoma_study_is_analysed_in_its_own_millimetres(
