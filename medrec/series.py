@@ -62,7 +62,6 @@ class Reason(StrEnum):
     MIXED_PATIENTS = "one study, several patients"
     NO_ROUTE = "no model asks for it"
     NO_INPUT = "required input missing"
-    AMBIGUOUS = "ambiguous input"
     WRONG_CONTRAST = "not the contrast it is called"
     OUTSIDE_CARD = "outside the model's card"
 
