@@ -210,7 +210,7 @@ class Night:
     def give_up(self, planned: Planned, why: str, started: datetime | None = None) -> CaseLine:
         """Record that a study failed for a reason of ours; the next night tries it again."""
         started = started or datetime.now(UTC)
-        skipped = Skipped(planned.study.study, Reason.UNREADABLE, why, planned.routed.files)
+        skipped = Skipped(planned.study.study, Reason.FAILED, why, planned.routed.files)
         try:
             finished = pipeline.finish(planned, skipped, None, self._setting, started, failure=why)
         except Exception as error:  # the store or the disk itself is down: the summary is what is left

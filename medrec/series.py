@@ -64,6 +64,7 @@ class Reason(StrEnum):
     NO_INPUT = "required input missing"
     WRONG_CONTRAST = "not the contrast it is called"
     OUTSIDE_CARD = "outside the model's card"
+    FAILED = "analysis failed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,19 @@ def test_rescale_is_applied_slice_by_slice(folder: Path) -> None:
     assert np.array_equal(scaled.voxels[:, :, 1:], plain.voxels[:, :, 1:])
 
 
+@pytest.mark.parametrize("values", [{"RescaleSlope": "2"}, {"RescaleIntercept": "5"}])
+def test_half_a_rescale_is_refused_and_not_completed(folder: Path, values: dict[str, object]) -> None:
+    change(files_of(folder)[2], **values)
+    archive = Archive(folder, KEY, FLAIR)
+    (study,) = group(archive.index().files)
+    series = arrange(study.series[0])
+    assert isinstance(series, Series)
+    result = archive.load(series)
+    assert isinstance(result, Skipped)
+    assert result.reason is Reason.BAD_PIXELS
+    assert "RescaleSlope" in result.detail
+
+
 def _lowest(folder: Path) -> float:
     return min(pydicom.dcmread(p).ImagePositionPatient[2] for p in files_of(folder))
 

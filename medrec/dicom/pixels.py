@@ -77,10 +77,11 @@ def rescaled(stored: npt.NDArray[Any], ds: Dataset) -> npt.NDArray[np.float32]:
 
 
 def _line(stored: npt.NDArray[Any], ds: Dataset) -> npt.NDArray[np.float32]:
-    slope, intercept = header.number(ds, "RescaleSlope"), header.number(ds, "RescaleIntercept")
-    if slope is None and intercept is None:
+    if not header.text(ds, "RescaleSlope") and not header.text(ds, "RescaleIntercept"):
         return stored.astype(np.float32)
-    slope, intercept = 1.0 if slope is None else slope, intercept or 0.0
+    slope, intercept = header.number(ds, "RescaleSlope"), header.number(ds, "RescaleIntercept")
+    if slope is None or intercept is None:  # each is required where the other is (type 1): neither is made up
+        raise PixelError("RescaleSlope and RescaleIntercept are not both there and numbers")
     if slope == 1.0 and intercept == int(intercept):  # exact in single precision, and faster
         return stored.astype(np.float32) + np.float32(intercept)
     return (stored * slope + intercept).astype(np.float32)
