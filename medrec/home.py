@@ -1,7 +1,8 @@
 """The folder that holds everything of one installation, and the lock that lets one night at a time work in it.
 
-Layout: medrec.db (the truth), mlflow.db and mlartifacts/ (the searchable copy), prefect/, reports/<case>/, batches/,
-kept/ (weights and cards by digest), key (of the pseudonyms, 0600). All below 0700.
+Layout: medrec.db (the truth), mlflow.db and mlartifacts/ (the searchable copy), prefect/, reports/<case>/,
+outbox/<case>/ (what goes back to the archive, under the patient's name), batches/, kept/ (weights and cards by digest),
+key (of the pseudonyms, 0600). All below 0700.
 """
 
 import os
@@ -21,6 +22,7 @@ class Home:
     def __init__(self, root: Path) -> None:
         self.root = root.expanduser().absolute()
         self.reports = self.root / "reports"
+        self.outbox = self.root / "outbox"
         self.batches = self.root / "batches"
         self.kept = self.root / "kept"
         self.key = self.root / "key"
@@ -48,7 +50,7 @@ class Home:
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.root.chmod(0o700)
-            for folder in (self.reports, self.batches, self.kept, self.prefect, self.mlflow_artifacts):
+            for folder in (self.reports, self.outbox, self.batches, self.kept, self.prefect, self.mlflow_artifacts):
                 folder.mkdir(exist_ok=True, mode=0o700)
         except OSError as error:
             raise WorldError(f"the home {self.root} cannot be made: {os.strerror(error.errno or 0)}") from error

@@ -266,7 +266,7 @@ class Night:
         if not isinstance(prepared, Skipped):
             assert planned.model is not None
             prediction = pipeline.predict(prepared, self._predictor(planned.model))
-        return pipeline.finish(planned, prepared, prediction, self._setting, started)
+        return pipeline.finish(planned, prepared, prediction, self._setting, started, archive=self._archive)
 
     def _predictor(self, model: CardFiles) -> Predictor:
         """The networks of a card, loaded once in the night."""

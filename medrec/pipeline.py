@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medrec import __version__, findings, report
+from medrec import __version__, findings, objects, report
 from medrec.config import CardFiles, Configuration
 from medrec.contrast import fluid_is_dark, proved
 from medrec.dicom import Archive
@@ -170,15 +170,16 @@ def finish(
     setting: Setting,
     started: datetime,
     failure: str = "",
+    archive: Archive | None = None,
 ) -> Finished:
     """Measure, decide, write the outputs and put the case into the store, in this order.
 
-    A non-empty `failure` says why the analysis failed for a reason of ours. Raises WorldError when outputs or store
-    cannot be written.
+    A non-empty `failure` says why the analysis failed for a reason of ours. What goes back to the study is made where
+    `archive` is there to tell whose it is. Raises WorldError when outputs or store cannot be written.
     """
     now = datetime.now(UTC)
     case = _case(planned, prepared, prediction, setting, now, failure)
-    digests = _write(case, setting.home)
+    digests = _write(case, setting.home) | _return(case, planned, setting, archive)
     kept = keep(planned.model, setting.home) if planned.model is not None else {}
     row = CaseRow(
         case=planned.case,
@@ -439,6 +440,27 @@ def _write(case: Case, home: Home) -> dict[str, str]:
             f"the report of case {case.report.case} cannot be written: {os.strerror(error.errno or 0)}"
         ) from error
     return digests
+
+
+def _return(case: Case, planned: Planned, setting: Setting, archive: Archive | None) -> dict[str, str]:
+    """Put what goes back to the study into the outbox; returns digests by path below the home.
+
+    A study that nothing can be returned to keeps its report; the reason lies in the outbox.
+    """
+    card = case.card
+    if card is None or not card.returned.objects or case.report.status is not Status.ANALYSED:
+        return {}
+    if archive is None or not isinstance(planned.routed, Routed):
+        return {}
+    before = setting.store.current(case.report.study, card.name)
+    folder = setting.home.outbox / case.report.case
+    earlier = setting.home.outbox / before.case if before is not None and before.case != case.report.case else None
+    try:
+        found = objects.make(case, archive.source(planned.routed.inputs[card.grid]), earlier)
+    except objects.NotReturnableError as why:
+        found = (objects.refusal(why),)
+    objects.place(found, folder)
+    return {str((folder / one.name).relative_to(setting.home.root)): one.sha256 for one in found}
 
 
 def _flush(path: Path) -> None:

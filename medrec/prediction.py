@@ -135,6 +135,31 @@ class Measured(Frozen):
     on: str
 
 
+class Coded(Frozen):
+    """A concept of a coding scheme, as DICOM writes it (PS3.3 8.8): SCT is SNOMED CT."""
+
+    value: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,16}$")]
+    scheme: Annotated[str, Field(pattern=r"^[A-Z0-9_]{1,16}$")]
+    meaning: Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class Returned(Frozen):
+    """What goes back to the archive that the study came from; nothing unless the card says so.
+
+    `site` is where in the body everything lies that the model marks; without it no site is coded.
+    """
+
+    objects: tuple[Literal["seg", "sr", "pdf"], ...] = ()
+    segmentation: Literal["binary", "fractional"] = "binary"
+    site: Coded | None = None
+
+    @model_validator(mode="after")
+    def _report_points_at_segmentation(self) -> "Returned":
+        if "sr" in self.objects and "seg" not in self.objects:
+            raise ValueError("objects: sr needs seg, whose segments its measurements refer to")
+        return self
+
+
 class ModelCard(Frozen):
     """Everything that medrec knows of a model: YAML on disk, data here."""
 
@@ -157,6 +182,7 @@ class ModelCard(Frozen):
     training: Training
     measured: tuple[Measured, ...]
     trained_on: tuple[Sha256, ...]
+    returned: Returned = Returned()
 
     @model_validator(mode="after")
     def _ranges_run_upwards(self) -> "ModelCard":
@@ -177,7 +203,10 @@ class ModelCard(Frozen):
     @property
     def content(self) -> bytes:
         """The card as the bytes that `digest` is of; comments and layout of the YAML do not count."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":")).encode()
+        content = self.model_dump(mode="json")
+        if self.returned == Returned():  # cards from before this field keep the digest that reports name them by
+            del content["returned"]
+        return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
 
     @property
     def digest(self) -> str:

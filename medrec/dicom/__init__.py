@@ -5,10 +5,12 @@ header's free text fits. Refuses files that are not whole DICOM images, each wit
 no UID, no free text and no text of pydicom's (which quotes values) gets out.
 
 `header` reads values safely, `frames` finds slices inside of a file (`csa` helps it), `decoders` and `pixels` make
-numbers, `parsing` makes a `ScanFile`, `pseudonyms` names it, `archive` walks a folder; `selftest` proves the decoders.
+numbers, `parsing` makes a `ScanFile`, `pseudonyms` names it, `archive` walks a folder; `source` reads what goes back to
+a study; `selftest` proves the decoders.
 """
 
 from medrec.dicom.archive import Archive, Index
 from medrec.dicom.pseudonyms import Pseudonyms
+from medrec.dicom.source import Source
 
-__all__ = ["Archive", "Index", "Pseudonyms"]
+__all__ = ["Archive", "Index", "Pseudonyms", "Source"]

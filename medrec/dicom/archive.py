@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from medrec.dicom import header, parsing, pixels
 from medrec.dicom.decoders import PixelError
 from medrec.dicom.pseudonyms import Pseudonyms
+from medrec.dicom.source import Source, source_of
 from medrec.errors import ConfigError, WorldError
 from medrec.prediction import InputRule
 from medrec.series import Reason, Refused, ScanFile, Series, Skipped
@@ -128,6 +129,19 @@ class Archive:
         )
         return volume, tuple(refused.values())
 
+    def source(self, series: Series) -> Source:
+        """What objects made from a series must carry back to its study: read again from its files.
+
+        Raises WorldError when a file has changed since it was indexed.
+        """
+        return source_of(series, self._bytes(series.first), self._open, self._pseudonyms)
+
+    def _open(self, file: ScanFile) -> BinaryIO:
+        try:
+            return self._paths[file.ordinal].open("rb")
+        except OSError as error:
+            raise WorldError(f"file {file.ordinal} of the input is gone: {os.strerror(error.errno or 0)}") from None
+
     def _file(self, path: Path, ordinal: int) -> ScanFile | Refused | str:
         try:
             if path.stat().st_size > MAX_FILE_BYTES:
@@ -156,16 +170,18 @@ class Archive:
 
     def _pixels(self, file: ScanFile) -> Decoded:
         """(stored values, rescaled values) of a file, both (slices, rows, columns)."""
-        try:
-            data = self._paths[file.ordinal].read_bytes()
-        except OSError as error:
-            raise WorldError(f"file {file.ordinal} of the input is gone: {os.strerror(error.errno or 0)}") from None
-        if hashlib.sha256(data).hexdigest() != file.sha256:
-            raise WorldError(f"file {file.ordinal} of the input changed while it was being analysed")
-        ds = header.parse(data)
+        ds = header.parse(self._bytes(file))
         if ds is None:
             raise PixelError("not DICOM")
         return pixels.read(ds)
+
+    def _bytes(self, file: ScanFile) -> bytes:
+        """A file's bytes, which must be those that were indexed."""
+        with self._open(file) as stream:
+            data = stream.read()
+        if hashlib.sha256(data).hexdigest() != file.sha256:
+            raise WorldError(f"file {file.ordinal} of the input changed while it was being analysed")
+        return data
 
 
 def _walk(folder: Path) -> Iterator[Path]:

@@ -1,0 +1,141 @@
+"""From a source's header to what every object carries: whose it is, of which study, and from which images.
+
+Owns the list of what is carried. Text is carried as it is, in UTF-8; a date, time or code that is not well-formed is
+left empty (all of them may be, DICOM PS3.3 C.7.1.1 and C.7.2.1), because an object that a PACS refuses helps nobody.
+Refuses a source without study, series or frame of reference: those are never made up.
+"""
+
+import re
+
+from pydicom.datadict import dictionary_VR
+from pydicom.dataset import Dataset
+from pydicom.uid import UID, MRImageStorage
+
+from medrec.dicom import Source, header
+from medrec.dicom.source import SourceImage
+from medrec.errors import DataError
+from medrec.objects import uids
+from medrec.report import Report
+
+CHARACTERS = "ISO_IR 192"
+# Present in every object, empty where the source does not say it (type 2).
+PATIENT = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex")
+STUDY = ("StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber")
+# Present where the source says them (type 3).
+BESIDE = (
+    "IssuerOfPatientID",
+    "PatientAge",
+    "PatientSize",
+    "PatientWeight",
+    "StudyDescription",
+    "TimezoneOffsetFromUTC",
+)
+WELL_FORMED = {
+    "DA": re.compile(r"\d{8}"),
+    "TM": re.compile(r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?"),
+    "AS": re.compile(r"\d{3}[DWMY]"),
+    "DS": re.compile(r"[+-]?\d{1,8}(\.\d{1,6})?"),
+    "PatientSex": re.compile(r"[MFO]"),
+    "TimezoneOffsetFromUTC": re.compile(r"[+-]\d{4}"),
+}
+
+
+class NotReturnableError(DataError):
+    """Nothing can go back to this study; the text says why, without a value of the header's."""
+
+
+def identity(source: Source) -> Dataset:
+    """Patient, study and frame of reference of a source. Raises NotReturnableError where one of them is missing."""
+    found = Dataset()
+    for keyword in ("StudyInstanceUID", "FrameOfReferenceUID", "SeriesInstanceUID"):
+        value = header.text(source.header, keyword)
+        if not UID(value).is_valid:
+            raise NotReturnableError(f"the source has no valid {keyword}")
+        if keyword != "SeriesInstanceUID":
+            setattr(found, keyword, value)
+    for keyword in (*PATIENT, *STUDY):
+        setattr(found, keyword, _value(source, keyword))
+    for keyword in BESIDE:
+        if value := _value(source, keyword):
+            setattr(found, keyword, value)
+    return found
+
+
+def _value(source: Source, keyword: str) -> str:
+    value = header.text(source.header, keyword)
+    pattern = WELL_FORMED.get(keyword) or WELL_FORMED.get(dictionary_VR(keyword))
+    return value if pattern is None or pattern.fullmatch(value) else ""
+
+
+def stand_ins(source: Source) -> list[Dataset]:
+    """One single-frame header for each slice, in order, with its place: what highdicom asks for.
+
+    Slices of one file stand under instances of their own, whose class is a single-frame one; `named` turns them back
+    into file and frame.
+    """
+    who = identity(source)
+    common = Dataset()
+    common.update(who)
+    common.Modality = header.code(source.header, "Modality")
+    common.SeriesInstanceUID = header.text(source.header, "SeriesInstanceUID")
+    common.Rows, common.Columns = source.rows, source.columns
+    common.PixelSpacing, common.SliceThickness = list(source.spacing_mm), round(source.distance_mm, 6)
+    common.ImageOrientationPatient = [round(c, 9) for c in source.orientation]
+    found = []
+    for k, image in enumerate(source.images):
+        ds = Dataset()
+        ds.update(common)
+        ds.SOPClassUID, ds.SOPInstanceUID = MRImageStorage, stand_in(k)
+        ds.ImagePositionPatient = [round(x, 9) for x in image.position_mm]
+        found.append(ds)
+    return found
+
+
+def stand_in(k: int) -> str:
+    """The instance under which slice k stands until `named`; no file has it."""
+    return f"2.25.0.{k + 1}"
+
+
+def named(ds: Dataset, source: Source) -> None:
+    """Put the real classes, instances and frames into every reference of an object."""
+    of = {stand_in(k): image for k, image in enumerate(source.images)}
+    _rename(ds, of)
+
+
+def _rename(ds: Dataset, of: dict[str, SourceImage]) -> None:
+    for element in ds:
+        if element.VR != "SQ":
+            continue
+        kept, seen = [], set()
+        for item in element.value:
+            image = of.get(item.get("ReferencedSOPInstanceUID"))
+            if image is not None:
+                item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = image.sop_class, image.instance
+                if image.frame is not None and element.keyword == "SourceImageSequence":
+                    item.ReferencedFrameNumber = image.frame
+                key = (image.instance, item.get("ReferencedFrameNumber"))
+                if key in seen:  # a file that holds several slices is listed once
+                    continue
+                seen.add(key)
+            kept.append(item)
+            _rename(item, of)
+        if len(kept) != len(element.value):
+            element.value = kept
+
+
+def complete(ds: Dataset, who: Dataset, report: Report, kind: str) -> None:
+    """Last of all: identity, dates from the case record, and the UID that follows from everything else."""
+    ds.update(who)
+    if ds.Modality != "SEG" and "FrameOfReferenceUID" in ds:
+        del ds.FrameOfReferenceUID
+    ds.SpecificCharacterSet = CHARACTERS
+    date, time = uids.moment(report.created, who.get("TimezoneOffsetFromUTC", ""))
+    for name in ("InstanceCreation", "Content", "Series"):
+        setattr(ds, f"{name}Date", date)
+        setattr(ds, f"{name}Time", time)
+    for item in header.items(ds, "ContributingEquipmentSequence"):
+        item.ContributionDateTime = date + time
+    ds.SeriesInstanceUID = uids.from_words("series", report.case, report.created, kind)
+    ds.SOPInstanceUID = uids.UNKNOWN
+    ds.SOPInstanceUID = uids.from_content(ds)
+    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID

@@ -1,0 +1,130 @@
+"""The outlines as a DICOM Segmentation (PS3.3 A.51), one segment for each lesion, on the grid of the series.
+
+A segment is called what it is, a lesion among morphologically abnormal structures, whatever the network was trained
+on. BINARY unless the card asks for FRACTIONAL (the network's probability within each lesion); never LABELMAP, which
+viewers do not read yet. Nothing is written where nothing was marked: a segmentation needs a segment.
+"""
+
+from collections.abc import Sequence
+
+import highdicom as hd
+import numpy as np
+import numpy.typing as npt
+from highdicom.seg import Segmentation, SegmentDescription
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+
+from medrec import __version__
+from medrec.dicom import Source
+from medrec.objects import carried, uids
+from medrec.objects.carried import NotReturnableError
+from medrec.prediction import Coded, ModelCard
+from medrec.report import Case, Report
+
+SERIES_NUMBER = 9001
+FRACTIONAL_LIMIT_BYTES = 2**30  # probabilities of all lesions on all their slices, at once in memory
+
+
+def write(case: Case, source: Source) -> Dataset | None:
+    """The segmentation; None where nothing was marked.
+
+    Raises NotReturnableError when source and labels do not fit, or FRACTIONAL would take too much memory.
+    """
+    card, labels = case.card, case.labels
+    if card is None or labels is None or not labels.any():
+        return None
+    if labels.shape != (source.columns, source.rows, len(source.images)):
+        raise NotReturnableError("the labels do not lie on the grid of the source")
+    slices = np.flatnonzero(labels.any((0, 1)))
+    stand_ins = carried.stand_ins(source)
+    fractional = card.returned.segmentation == "fractional"
+    pixels = _probabilities(case, slices) if fractional else _segments(labels, slices)
+    seg = Segmentation(
+        source_images=[stand_ins[k] for k in slices],
+        pixel_array=pixels,
+        segmentation_type="FRACTIONAL" if fractional else "BINARY",
+        segment_descriptions=[_segment(f.number, card, case.report) for f in case.report.findings],
+        series_instance_uid=uids.UNKNOWN,
+        series_number=SERIES_NUMBER,
+        sop_instance_uid=uids.UNKNOWN,
+        instance_number=1,
+        manufacturer="medrec",
+        manufacturer_model_name="medrec",
+        software_versions=__version__,
+        device_serial_number=card.digest[:16],
+        content_label="LESIONS",
+        content_description=f"{card.title}"[:64],
+        series_description=f"AI, unreviewed: {card.finding}"[:64],
+    )
+    _refer_to_all(seg, stand_ins)
+    _own_dimensions(seg, case.report)
+    carried.named(seg, source)
+    carried.complete(seg, carried.identity(source), case.report, "seg")
+    return seg
+
+
+def tracking(report: Report, number: int) -> tuple[str, str]:
+    """(Tracking UID, Tracking ID) of a lesion of a case: the same in its segmentation and its report."""
+    return uids.from_words("lesion", report.case, report.created, str(number)), f"{report.case[:12]} lesion {number}"
+
+
+def code(coded: Coded) -> hd.sr.CodedConcept:
+    """A card's concept as highdicom takes it."""
+    return hd.sr.CodedConcept(coded.value, coded.scheme, coded.meaning)
+
+
+def _segments(labels: npt.NDArray[np.int32], slices: npt.NDArray[np.int64]) -> npt.NDArray[np.uint16]:
+    """(slices, rows, columns): labels (i, j, k) in the order of a DICOM frame."""
+    if labels.max() > np.iinfo(np.uint16).max:
+        raise NotReturnableError("more lesions than a segmentation can number")
+    return np.ascontiguousarray(labels[:, :, slices].transpose(2, 1, 0), np.uint16)
+
+
+def _probabilities(case: Case, slices: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """(slices, rows, columns, segments): the network's probability within each lesion, 0 outside of it."""
+    assert case.labels is not None
+    assert case.prediction is not None
+    labels = case.labels[:, :, slices].transpose(2, 1, 0)
+    probability = case.prediction.probability[:, :, slices].transpose(2, 1, 0)
+    count = len(case.report.findings)
+    if labels.size * count * 4 > FRACTIONAL_LIMIT_BYTES:
+        raise NotReturnableError(f"{count} lesions are too many for a fractional segmentation; the card can say binary")
+    return np.stack([np.where(labels == n, probability, 0) for n in range(1, count + 1)], axis=-1).astype(np.float32)
+
+
+def _segment(number: int, card: ModelCard, report: Report) -> SegmentDescription:
+    uid, words = tracking(report, number)
+    return SegmentDescription(
+        segment_number=number,
+        segment_label=f"{number}: {card.finding}"[:64],
+        segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
+        segmented_property_type=codes.SCT.Lesion,
+        algorithm_type="AUTOMATIC",
+        algorithm_identification=hd.AlgorithmIdentificationSequence(
+            name=f"medrec {card.name}",
+            family=codes.DCM.ArtificialIntelligence,
+            version=card.version,
+            source="medrec",
+            parameters={"weights sha256": card.weights_digest, "card sha256": card.digest},
+        ),
+        tracking_uid=uid,
+        tracking_id=words,
+        anatomic_regions=[code(card.returned.site)] if card.returned.site is not None else None,
+    )
+
+
+def _refer_to_all(seg: Dataset, stand_ins: Sequence[Dataset]) -> None:
+    """ReferencedSeriesSequence names every slice that was analysed, those without a lesion too."""
+    (series,) = seg.ReferencedSeriesSequence
+    series.ReferencedInstanceSequence = []
+    for image in stand_ins:
+        item = Dataset()
+        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = image.SOPClassUID, image.SOPInstanceUID
+        series.ReferencedInstanceSequence.append(item)
+
+
+def _own_dimensions(seg: Dataset, report: Report) -> None:
+    """highdicom draws a random UID for the dimension organisation; ours follows from the case."""
+    uid = uids.from_words("dimensions", report.case, report.created)
+    for item in (*seg.DimensionOrganizationSequence, *seg.DimensionIndexSequence):
+        item.DimensionOrganizationUID = uid

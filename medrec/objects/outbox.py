@@ -1,0 +1,112 @@
+"""The objects of a case on the disk: `<outbox>/<case>/` (0700), one file each (0600), whole or not at all.
+
+Invariant: a folder under its final name holds everything that the case returns; a draft that a killed night left is
+overwritten.
+"""
+
+import hashlib
+import io
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydicom
+from pydicom.dataset import Dataset
+
+from medrec.dicom import Source
+from medrec.errors import WorldError
+from medrec.objects import dicom_seg, dicom_sr, encapsulated_pdf
+from medrec.objects.carried import NotReturnableError
+from medrec.report import Case, Status
+
+REASON = "reason.txt"  # why a case has no objects
+FILES = {"seg": "seg.dcm", "sr": "sr.dcm", "pdf": "report.dcm"}
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """One file of the outbox as bytes; `instance` is its SOP Instance UID, which follows from them."""
+
+    name: str
+    instance: str
+    content: bytes
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the file."""
+        return hashlib.sha256(self.content).hexdigest()
+
+
+def make(case: Case, source: Source, predecessor: Path | None = None) -> tuple[Written, ...]:
+    """The objects that the case's card asks for; `predecessor` is the folder of the case that it supersedes.
+
+    Raises NotReturnableError when the source does not allow it: what a header holds is never quoted.
+    """
+    if case.report.status is not Status.ANALYSED or case.card is None:
+        return ()
+    wanted = case.card.returned.objects
+    try:
+        seg = dicom_seg.write(case, source) if "seg" in wanted else None
+        found: dict[str, Dataset | None] = {"seg": seg}
+        if "sr" in wanted:
+            found["sr"] = dicom_sr.write(case, source, seg, _predecessors(predecessor, source))
+        if "pdf" in wanted:
+            found["pdf"] = encapsulated_pdf.write(case, source)
+        return tuple(_written(FILES[kind], ds) for kind, ds in found.items() if ds is not None)
+    except (NotReturnableError, MemoryError):
+        raise
+    except Exception as error:  # a crafted header may make a library raise anything, with its values in the text
+        raise NotReturnableError(f"its header does not allow it ({type(error).__name__})") from None
+
+
+def refusal(why: NotReturnableError) -> Written:
+    """What lies in the outbox in place of objects that could not be made."""
+    return Written(REASON, "", f"{why}\n".encode())
+
+
+def place(objects: Sequence[Written], folder: Path) -> None:
+    """Put objects into `folder`, all or none; what lay there under this name goes.
+
+    Raises WorldError when the disk does not take them.
+    """
+    draft = folder.with_name(f".draft-{folder.name}")
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(mode=0o700, parents=True)
+        for one in objects:
+            descriptor = os.open(draft / one.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(one.content)
+                file.flush()
+                os.fsync(file.fileno())
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.rename(folder)
+        _flush(folder.parent)
+    except OSError as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise WorldError(f"the outbox cannot be written: {os.strerror(error.errno or 0)}") from error
+
+
+def _written(name: str, ds: Dataset) -> Written:
+    packed = io.BytesIO()
+    ds.save_as(packed, enforce_file_format=True)
+    return Written(name, str(ds.SOPInstanceUID), packed.getvalue())
+
+
+def _predecessors(folder: Path | None, source: Source) -> list[Dataset]:
+    """The report that a case takes the place of, when it is of the same study."""
+    path = folder / FILES["sr"] if folder is not None else None
+    if path is None or not path.is_file():
+        return []
+    before = pydicom.dcmread(path, stop_before_pixels=True)
+    return [before] if before.StudyInstanceUID == source.header.get("StudyInstanceUID") else []
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
