@@ -20,7 +20,7 @@ from medrec.audit import GENESIS
 from medrec.database import VERSION_TABLE
 from medrec.errors import ConfigError, DataError, WorldError
 from medrec.report import Status, Verdict
-from medrec.store import CaseRow, Store
+from medrec.store import CaseRow, Store, ledger, session, tables
 
 pytest_plugins = ["postgres"]
 
@@ -307,7 +307,7 @@ def test_records_of_other_kinds_continue_the_chain(store: Store) -> None:
 
 def test_a_long_ledger_is_read_in_pages(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     records = [store.append("x", AT, {"number": i}) for i in range(7)]
-    monkeypatch.setattr(room, "PAGE", 3)
+    monkeypatch.setattr(ledger, "PAGE", 3)
     assert list(store.ledger()) == records
     assert list(store.ledger(since=3)) == records[3:]
 
@@ -452,7 +452,7 @@ def test_of_two_writers_that_read_the_same_head_the_second_tries_again_on_the_ne
     postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Not on SQLite, whose writers read the head with the lock in hand.
-    read, heads = room._head, []
+    read, heads = session.head_of, []
 
     def overtaken(connection: sa.Connection) -> tuple[int, str]:
         head = read(connection)
@@ -463,7 +463,7 @@ def test_of_two_writers_that_read_the_same_head_the_second_tries_again_on_the_ne
         return head
 
     with ready(Store.open(postgresql_url)) as store:
-        monkeypatch.setattr(room, "_head", overtaken)
+        monkeypatch.setattr(session, "head_of", overtaken)
         store.finish(a_case("slower"), {}, AT)
         assert [(row.case, row.superseded_by) for row in store.cases()] == [
             ("faster", "slower"),
@@ -548,7 +548,7 @@ def test_the_migrations_make_the_tables_that_the_store_speaks_of(store: Store) -
 
     with store._engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"include_object": ours, "compare_type": True})
-        assert compare_metadata(context, room._META) == []
+        assert compare_metadata(context, tables.META) == []
 
 
 def test_a_store_is_found_again_as_it_was_left(url: str) -> None:

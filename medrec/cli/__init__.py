@@ -1,0 +1,62 @@
+"""What people type. Only typer and rich are imported here; a command imports what it needs when it runs.
+
+Exit codes: 0 all accounted for, 1 something failed for a reason of ours, 2 a mistake in the command or configuration.
+One module holds the commands of one job; here they are put together.
+"""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from medrec.cli import auditing, nights, reviewing, scans
+from medrec.cli.common import complain
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Nightly DICOM batches to auditable tumour-detection reports. Research use; not a medical device.",
+)
+audit = typer.Typer(no_args_is_help=True, help="Check that nothing was changed since it was written.")
+for command in (nights.nightly, nights.demo, reviewing.ui, scans.convert, scans.inspect, scans.doctor):
+    app.command()(command)
+audit.command()(auditing.verify)
+app.add_typer(audit, name="audit")
+
+
+def main() -> None:
+    """Entry point: turns our errors into words and exit codes."""
+    os.umask(0o077)
+    from medrec.errors import AlreadyRunningError, ConfigError, DataError, MedrecError
+
+    try:
+        app()
+    except ConfigError as error:
+        complain("This cannot start; please mend:", error.problems)
+        sys.exit(2)
+    except (DataError, AlreadyRunningError) as error:
+        complain(str(error))
+        sys.exit(2)
+    except MedrecError as error:
+        complain(str(error))
+        sys.exit(1)
+    except KeyboardInterrupt:
+        complain("stopped; what was finished stays, the next night goes on from there")
+        sys.exit(130)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from medrec import __version__
+
+        typer.echo(f"medrec {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")] = False,
+) -> None:
+    pass

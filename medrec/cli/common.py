@@ -1,0 +1,77 @@
+"""What all commands share: options, the console, and how they speak to people and to programs."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+out = Console(stderr=True)
+
+HomeOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--home", help="Folder that holds everything; default MEDREC_HOME, or your data folder.", show_default=False
+    ),
+]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", envvar="MEDREC_CONFIG", help="Folder whose medrec.yaml and models/*.yaml override ours."),
+]
+
+
+def counted(files: dict[str, int]) -> str:
+    """How many files there are, and where they went."""
+    rest = ", ".join(f"{count} {name}" for name, count in files.items() if name != "seen")
+    return f"{files['seen']} files: {rest}"
+
+
+def table(title: str, header: tuple[str, ...], rows: list[list[str]]) -> None:
+    """Print a table; cells hold no markup."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(*header, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    out.print(table)
+
+
+def say(text: str) -> None:
+    """Print as it stands: a path may hold what rich would take for markup."""
+    out.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def complain(text: str, details: tuple[str, ...] = ()) -> None:
+    """Say what went wrong, and each of the mistakes."""
+    from rich.markup import escape
+
+    out.print(f"[bold red]medrec:[/] {escape(text)}", soft_wrap=True)
+    for detail in details:
+        out.print(f"  - {escape(detail)}", soft_wrap=True)
+
+
+@contextmanager
+def stdout_kept(wanted: bool) -> Iterator[Callable[[str], None]]:
+    """With --json, stdout is ours alone: libraries and child processes that write to it reach stderr."""
+    if not wanted:
+        yield typer.echo
+        return
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+
+    def emit(text: str) -> None:
+        with os.fdopen(os.dup(kept), "w", encoding="utf-8") as stream:
+            stream.write(text + "\n")
+
+    try:
+        yield emit
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)

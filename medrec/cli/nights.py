@@ -1,0 +1,121 @@
+"""The operator's commands: a night, and the demo that shows one."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medrec.cli.common import ConfigOption, HomeOption, out, say, stdout_kept, table
+
+if TYPE_CHECKING:
+    from medrec.night import Request, Summary
+
+
+def nightly(
+    input: Annotated[Path, typer.Option("--input", help="Folder of DICOM files; any names, any nesting.")],
+    home: HomeOption = None,
+    config: ConfigOption = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")] = False,
+    reanalyse: Annotated[
+        bool, typer.Option("--reanalyse", help="Also studies that an earlier version of a model has analysed.")
+    ] = False,
+) -> None:
+    """Analyse every new study below a folder and leave one report for each."""
+    with stdout_kept(json) as print_json:
+        request = _request(input, home, config, reanalyse)
+        summary = _run_nightly(request)
+        if json:
+            print_json(summary.to_json())
+        else:
+            _show(summary, request)
+    raise typer.Exit(summary.exit_code)
+
+
+def demo(
+    folder: Annotated[Path, typer.Option("--folder", help="Where the phantom studies and the home go.")] = Path(
+        "medrec-demo"
+    ),
+) -> None:
+    """Make phantom studies with known lesions, run a real night on them, and compare."""
+    from medrec import demonstration
+
+    studies, home = folder.absolute() / "studies", folder.absolute() / "home"
+    known = demonstration.make(studies)
+    say(f"1  made {len(known)} phantom studies in {studies}")
+    request = _request(studies, home, None, False)
+    say(f"2  running the nightly flow, home {home}")
+    summary = _run_nightly(request)
+    rows = demonstration.compare(known, summary, home)
+    table("Known against measured", demonstration.HEADER, [list(row.cells()) for row in rows])
+    say(f"Reports: {request.home.reports}")
+    say(f"Open the reports in MLflow with\n\n    medrec ui --home {shlex.quote(str(home))}\n")
+    raise typer.Exit(0 if all(row.right for row in rows) and summary.exit_code == 0 else 1)
+
+
+def _request(input: Path, home: Path | None, config: Path | None, reanalyse: bool) -> "Request":
+    """Everything that can be wrong with command and configuration, all of it at once."""
+    from medrec import config as configuration
+    from medrec.errors import ConfigError
+    from medrec.home import Home
+    from medrec.night import Request
+
+    problems: list[str] = []
+    place = Home(home or Home.default())
+    loaded = None
+    try:
+        loaded = configuration.load(config)
+    except ConfigError as error:
+        problems += error.problems
+    for check in (place.check, lambda: place.check_input(input)):
+        try:
+            check()
+        except ConfigError as error:
+            problems += error.problems
+    if problems or loaded is None:
+        raise ConfigError(problems)
+    return Request(input, place, loaded, reanalyse)
+
+
+def _run_nightly(request: "Request") -> "Summary":
+    from importlib.metadata import entry_points
+
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    # Flows are found by name, so that no room of medrec imports Prefect.
+    (flow,) = entry_points(group="medrec.flows", name="nightly")
+    run = flow.load()
+    columns = (TextColumn("{task.description:8}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=out) as bar:
+        tasks: dict[str, Any] = {}
+
+        def progress(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done, total=total)
+
+        summary: Summary = run(request, progress)
+    return summary
+
+
+def _show(summary: "Summary", request: "Request") -> None:
+    rows = [
+        [c.study[:8], c.status, c.verdict or c.reason, f"{c.seconds:.1f}" if c.seconds else "", c.case]
+        for c in summary.cases
+    ]
+    table(f"Night {summary.batch}", ("study", "status", "verdict or reason", "s", "case"), rows)
+    say(f"{len(summary.cases)} studies: {summary.outcome}")
+    reasons: dict[str, int] = {}
+    for refusal in summary.refusals:
+        name = (refusal["reason"] or "").split(":")[0]
+        reasons[name] = reasons.get(name, 0) + 1
+    files = summary.files
+    out.print(
+        f"{files['seen']} files: {files['analysed']} analysed, {files['unused']} unused (no model asks for them), "
+        f"{files['refused']} refused"
+        + (f" ({', '.join(f'{n} {r}' for r, n in sorted(reasons.items()))})" if reasons else "")
+    )
+    for warning in summary.warnings:
+        say(warning)
+    say(f"reports: {request.home.reports}/<case>/report.html")
+    say(f"in MLflow: medrec ui --home {shlex.quote(str(request.home.root))}")

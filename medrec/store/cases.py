@@ -1,0 +1,124 @@
+"""Cases: what became of each study, and what replaced it."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from medrec import audit
+from medrec.audit import AuditRecord
+from medrec.errors import DataError
+from medrec.report import Status
+from medrec.store.rows import CaseRow, case_row
+from medrec.store.session import Session, Tail
+from medrec.store.tables import CASES, OUTBOX
+
+
+class Cases(Session):
+    """What the store knows of cases."""
+
+    def case(self, key: str) -> CaseRow | None:
+        """The case with this key."""
+        return self._first(CASES.c.case == key)
+
+    def analysed(self, study: str, model: str, inputs_sha256: str) -> CaseRow | None:
+        """The analysed case in force that any version of this model made of exactly these inputs."""
+        return self._first(
+            _of(study, model),
+            CASES.c.inputs_sha256 == inputs_sha256,
+            CASES.c.status == Status.ANALYSED.value,
+            CASES.c.superseded_by.is_(None),
+        )
+
+    def current(self, study: str, model: str | None) -> CaseRow | None:
+        """The case in force: the latest that is not superseded, a failed one only when there is no other."""
+        return self._first(_of(study, model), CASES.c.superseded_by.is_(None))
+
+    def cases(self, batch: str | None = None) -> tuple[CaseRow, ...]:
+        """All cases, or those that a batch finished, in the order in which they were."""
+        where = sa.true() if batch is None else CASES.c.batch == batch
+        return tuple(case_row(row) for row in self._rows(sa.select(CASES).where(where).order_by(CASES.c.seq)))
+
+    def finish(self, row: CaseRow, facts: Mapping[str, object], now: str) -> AuditRecord:
+        """Write a finished case, its ledger record and its outbox row in one transaction.
+
+        The record's facts are `facts` and the sealed fields of the row; facts["files"] holds the SHA-256 of
+        each written file by its path below the home. A row of the same key is replaced when its status is
+        "failed". Unless this try failed too, every earlier case of the study and model that is still in force
+        is superseded by it, with a record each. `row.supersedes` and `row.superseded_by` are filled in here.
+
+        Raises:
+            DataError: the key is taken by a case that did not fail, or study or batch are unknown here.
+            ValueError: the facts contradict the row, name a file outside the home, or the status is no
+                result.
+            TypeError: the facts hold something that the ledger does not take.
+        """
+        if row.status is Status.ALREADY_DONE:
+            raise ValueError(f"'{row.status}' is not what becomes of a case")
+        audit.written_files(facts)
+
+        def write(tail: Tail) -> AuditRecord:
+            before = tail.connection.execute(sa.select(CASES).where(CASES.c.case == row.case)).first()
+            if before is not None and before.status != Status.FAILED.value:
+                raise DataError(
+                    f"case {row.case} is finished already ({before.status}); a finished case stays as it is"
+                )
+            replaced = tuple(tail.connection.execute(_in_force(row)).scalars())
+            kept = before.superseded_by if before is not None and row.status is Status.FAILED else None
+            new = replace(row, supersedes=replaced[-1] if replaced else None, superseded_by=kept)
+            # The record goes first: its place in the chain is what two writers at once collide on, so that
+            # only one of them gets as far as the rows (and PostgreSQL never sees them lock each other).
+            record = tail.add(f"case {row.status}", now, _merged(facts, new))
+            _put(tail.connection, new, tail.number, is_new=before is None)
+            tail.connection.execute(sa.update(CASES).where(CASES.c.case.in_(replaced)).values(superseded_by=row.case))
+            for old in replaced:
+                tail.add(audit.SUPERSEDED, now, {"case": old, "by": row.case, "study": row.study})
+            entry = {"kind": "mlflow", "case": row.case, "created_at": now, "attempts": 0}
+            tail.connection.execute(sa.insert(OUTBOX).values(entry))
+            return record
+
+        return self._extend(write)
+
+    def _first(self, *where: "sa.ColumnElement[bool]") -> CaseRow | None:
+        failed_last = sa.case((CASES.c.status == Status.FAILED.value, 1), else_=0)
+        rows = self._rows(sa.select(CASES).where(*where).order_by(failed_last, CASES.c.seq.desc()).limit(1))
+        return case_row(rows[0]) if rows else None
+
+
+def _of(study: str, model: str | None) -> "sa.ColumnElement[bool]":
+    return sa.and_(CASES.c.study == study, CASES.c.model.is_not_distinct_from(model))
+
+
+def _in_force(row: CaseRow) -> "sa.Select[tuple[str]]":
+    """The keys of the cases that `row` supersedes, oldest first; a failure replaces nothing, a refusal no result.
+
+    A study that no model asked for, and that one now does, is no longer without a model.
+    """
+    if row.status is Status.FAILED:
+        return sa.select(CASES.c.case).where(sa.false())
+    same = sa.or_(_of(row.study, row.model), _of(row.study, None))
+    earlier = sa.and_(same, CASES.c.superseded_by.is_(None), CASES.c.case != row.case)
+    if row.status is Status.REFUSED:  # a copy that arrived incomplete takes no finished report out of force
+        earlier = sa.and_(earlier, CASES.c.status != Status.ANALYSED.value)
+    return sa.select(CASES.c.case).where(earlier).order_by(CASES.c.seq)
+
+
+def _merged(facts: Mapping[str, object], row: CaseRow) -> dict[str, object]:
+    sealed = row.sealed()
+    for name in facts.keys() & sealed.keys() - {"supersedes"}:
+        if facts[name] != sealed[name]:
+            raise ValueError(f"facts[{name!r}] of case {row.case} is not what its row says")
+    return {**facts, **sealed}
+
+
+def _put(connection: Connection, row: CaseRow, number: int, *, is_new: bool) -> None:
+    values = {name: getattr(row, name) for name in CaseRow.__slots__} | {
+        "status": row.status.value,
+        "verdict": None if row.verdict is None else row.verdict.value,
+        "seq": number,
+    }
+    if is_new:
+        connection.execute(sa.insert(CASES).values(values))
+    else:
+        connection.execute(sa.update(CASES).where(CASES.c.case == row.case).values(values))

@@ -1,0 +1,83 @@
+"""The tables, as the migrations leave them; a test compares the two."""
+
+import sqlalchemy as sa
+
+META = sa.MetaData()
+
+BATCHES = sa.Table(
+    "batches",
+    META,
+    sa.Column("batch", sa.Text, primary_key=True),
+    sa.Column("started_at", sa.Text, nullable=False),
+    sa.Column("finished_at", sa.Text),
+    sa.Column("summary", sa.Text),
+)
+STUDIES = sa.Table(
+    "studies",
+    META,
+    sa.Column("study", sa.Text, primary_key=True),
+    sa.Column("patient", sa.Text, nullable=False),
+    sa.Column("first_seen", sa.Text, nullable=False),
+)
+LEDGER = sa.Table(
+    "ledger",
+    META,
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("previous", sa.Text, nullable=False, unique=True),
+    sa.Column("digest", sa.Text, nullable=False, unique=True),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+)
+CASES = sa.Table(
+    "cases",
+    META,
+    sa.Column("case", sa.Text, primary_key=True),
+    sa.Column("study", sa.Text, sa.ForeignKey("studies.study"), nullable=False),
+    sa.Column("patient", sa.Text, nullable=False),
+    sa.Column("batch", sa.Text, sa.ForeignKey("batches.batch"), nullable=False),
+    sa.Column("model", sa.Text),
+    sa.Column("version", sa.Text),
+    sa.Column("inputs_sha256", sa.Text, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("verdict", sa.Text),
+    sa.Column("report", sa.Text),
+    sa.Column("supersedes", sa.Text, sa.ForeignKey("cases.case")),
+    sa.Column("superseded_by", sa.Text, sa.ForeignKey("cases.case")),
+    sa.Column("finished_at", sa.Text, nullable=False),
+    sa.Column("seconds_ms", sa.Integer, nullable=False),
+    sa.Column("mlflow_run_id", sa.Text),
+    sa.Column("seq", sa.Integer, sa.ForeignKey("ledger.seq"), nullable=False, unique=True),
+    sa.Index("cases_by_study", "study", "model"),
+    sa.Index("cases_by_batch", "batch"),
+)
+OUTBOX = sa.Table(
+    "outbox",
+    META,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("case", sa.Text, sa.ForeignKey("cases.case"), nullable=False),
+    sa.Column("created_at", sa.Text, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("why", sa.Text),
+    sa.Column("tried_at", sa.Text),
+    sa.Column("delivered_at", sa.Text),
+    sa.Index("outbox_by_kind", "kind", "delivered_at"),
+)
+
+# The fields of a case that its ledger record repeats, so that a changed row is noticed. Not the patient's
+# pseudonym: the ledger cannot forget, and a patient may ask to be forgotten.
+SEALED = (
+    "case",
+    "study",
+    "batch",
+    "model",
+    "version",
+    "inputs_sha256",
+    "status",
+    "reason",
+    "verdict",
+    "report",
+    "supersedes",
+    "finished_at",
+    "seconds_ms",
+)
