@@ -15,6 +15,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from medrec.errors import ConfigError
+from medrec.peers import Destination, Intake, Peer, unknown_peers
 from medrec.prediction import Frozen, ModelCard, Name, Network
 
 PACKAGE = Path(__file__).parent
@@ -31,6 +32,10 @@ class Settings(Frozen):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=0, le=256)] = 0
     experiment: Annotated[str, Field(pattern=r"^[\w .-]{1,60}$")] = "medrec"
+    # Nothing comes in and nothing goes out over a network unless it is named here.
+    peers: Annotated[dict[Name, Peer], Field(default_factory=dict)]
+    intake: Intake | None = None
+    destinations: tuple[Destination, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +96,8 @@ def load(own: Path | None = None) -> Configuration:
     if settings is not None:
         unknown = sorted(set(settings.models) - set(names))
         problems += [f"medrec.yaml: models: there is no card named {name}" for name in unknown]
+        lost = unknown_peers(settings.peers, settings.intake, settings.destinations)
+        problems += [f"medrec.yaml: {problem}" for problem in lost]
     if problems or settings is None:
         raise ConfigError(problems)
     wanted = set(settings.models or names)

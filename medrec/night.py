@@ -14,16 +14,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
-from medrec import pipeline
+from medrec import delivery, pipeline
 from medrec.config import CardFiles, Configuration
 from medrec.dicom import Archive, Pseudonyms
-from medrec.errors import ConfigError, WeightsError, WorldError
+from medrec.errors import ConfigError, DataError, WeightsError, WorldError
 from medrec.home import Home
 from medrec.pipeline import Finished, Planned, Setting
 from medrec.prediction import Predictor
 from medrec.report import Status
 from medrec.routing import Routed, rules_of
 from medrec.series import Reason, Refused, ScanFile, Skipped, group
+from medrec.sources import intake
 from medrec.store import CaseRow, Store
 from medrec.tracking import Tracker
 
@@ -32,12 +33,13 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a person asked for."""
+    """What a person asked for; `pull` brings the studies of the configured PACS into `input` before."""
 
     input: Path
     home: Home
     configuration: Configuration
     reanalyse: bool = False
+    pull: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class Summary:
     refusals: tuple[dict[str, str | None], ...]
     cases: tuple[CaseLine, ...]
     warnings: tuple[str, ...]
+    deliveries: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """One JSON object, on several lines."""
@@ -105,6 +108,7 @@ class Night:
         self._tell = tell
         self.batch = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
         self.planned: tuple[Planned, ...] = ()
+        self.deliveries: dict[str, int] = {}
         self._lines: dict[str, CaseLine] = {}
         self._account = _Account()
         self._warnings: list[str] = []
@@ -159,6 +163,7 @@ class Night:
         Raises ConfigError when a card that is needed cannot be used: before any study is touched.
         """
         self._account, self._seen = _Account(), 0
+        self._pull()
         files: list[ScanFile] = []
         total = self._archive.count()
         for found in self._archive.scan():
@@ -170,6 +175,20 @@ class Night:
             progress(self._seen, max(total, self._seen))
         self.planned = pipeline.plan(group(files), self._request.configuration)
         self._load_models()
+
+    def _pull(self) -> None:
+        """Bring new studies from the configured PACS; one that is away leaves the night with what is here."""
+        request, settings = self._request, self._request.configuration.settings
+        if not request.pull or settings.intake is None:
+            return
+        today = datetime.now().date()  # a PACS counts days where it stands
+        try:
+            done = intake.fill(request.home, settings.intake, settings.peers, None, today, lambda number, total: None)
+        except (WorldError, DataError) as error:
+            self.warn(f"{error}; the night goes on with what is here")
+            return
+        for problem in done.problems:
+            self.warn(f"pull: {problem}")
 
     def _load_models(self) -> None:
         """Load the networks that tonight's work needs; raises ConfigError with every card that cannot be used."""
@@ -230,6 +249,7 @@ class Night:
     def close(self) -> Summary:
         """Deliver what waits, write the batch's summary, and return it."""
         self._deliver()
+        self._send()
         summary = self.summary()
         now = datetime.now(UTC)
         self._store.finish_batch(self.batch, _iso(now), summary.to_json())
@@ -258,7 +278,7 @@ class Night:
         }
         refusals = tuple({"sha256": sha or None, "reason": why} for _, (sha, why) in sorted(refused.items()))
         lines = tuple(self._lines[p.case] for p in self.planned if p.case in self._lines)
-        return Summary(self.batch, files, refusals, lines, tuple(self._warnings))
+        return Summary(self.batch, files, refusals, lines, tuple(self._warnings), self.deliveries)
 
     def _work(self, planned: Planned, started: datetime) -> Finished:
         prepared = pipeline.prepare(planned, self._archive)
@@ -334,6 +354,21 @@ class Night:
                 break
             self._store.set_mlflow_run(row.case, delivery.run_id)
             self._store.delivered(entry.id, _iso(now))
+
+    def _send(self) -> None:
+        """Bring to each destination what may go there; what cannot go now waits on."""
+        settings = self._request.configuration.settings
+        try:
+            done = delivery.deliver(
+                self._store, self._request.home, settings.peers, settings.destinations, lambda: _iso(datetime.now(UTC))
+            )
+        except WorldError as error:
+            self.warn(f"{error}; results are sent on a later night")
+            return
+        for problem in done.problems:
+            self.warn(problem)
+        if settings.destinations or done.rows:
+            self.deliveries = done.counts
 
     def warn(self, text: str) -> None:
         """Say something to the operator, once, and keep it for the summary."""

@@ -1,9 +1,10 @@
 """What tests share: phantom studies, a home, and a night without Prefect."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from orthanc import Orthanc
 
 from medrec import config
 from medrec.home import Home
@@ -32,6 +33,17 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[Known, .
 def configuration() -> config.Configuration:
     """The packaged configuration."""
     return config.load()
+
+
+@pytest.fixture
+def pacs() -> Iterator[Orthanc]:
+    """A PACS that runs, with nothing in it."""
+    server = Orthanc()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
 
 
 RunNight = Callable[..., Summary]

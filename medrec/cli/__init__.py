@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from medrec.cli import auditing, nights, reviewing, scans
+from medrec.cli import archive, auditing, nights, reviewing, scans
 from medrec.cli.common import complain
 
 app = typer.Typer(
@@ -22,6 +22,8 @@ app = typer.Typer(
 audit = typer.Typer(no_args_is_help=True, help="Check that nothing was changed since it was written.")
 for command in (nights.nightly, nights.demo, reviewing.ui, scans.convert, scans.inspect, scans.doctor):
     app.command()(command)
+for spoken in (archive.receive, archive.pull, archive.deliver, archive.recall, archive.conformance):
+    app.command()(spoken)
 audit.command()(auditing.verify)
 app.add_typer(audit, name="audit")
 

@@ -34,6 +34,9 @@ def verify(home: HomeOption = None) -> None:
     for folder in sorted(place.reports.glob("[!.]*")):
         if folder.name not in known:
             problems.append(f"report of case {folder.name}: the ledger knows nothing of it")
+    for folder in sorted(place.outbox.glob("[!.]*")):
+        if folder.name.removesuffix("-accepted").removesuffix("-rejected") not in known:
+            problems.append(f"objects of case {folder.name}: the ledger knows nothing of it")
     for problem in problems:
         typer.echo(problem)
     if problems:

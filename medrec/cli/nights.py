@@ -13,7 +13,12 @@ if TYPE_CHECKING:
 
 
 def nightly(
-    input: Annotated[Path, typer.Option("--input", help="Folder of DICOM files; any names, any nesting.")],
+    input: Annotated[
+        Path | None,
+        typer.Option(
+            "--input", help="Folder of DICOM files; any names, any nesting. Default: the intake of medrec.yaml."
+        ),
+    ] = None,
     home: HomeOption = None,
     config: ConfigOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")] = False,
@@ -53,7 +58,7 @@ def demo(
     raise typer.Exit(0 if all(row.right for row in rows) and summary.exit_code == 0 else 1)
 
 
-def _request(input: Path, home: Path | None, config: Path | None, reanalyse: bool) -> "Request":
+def _request(input: Path | None, home: Path | None, config: Path | None, reanalyse: bool) -> "Request":
     """Everything that can be wrong with command and configuration, all of it at once."""
     from medrec import config as configuration
     from medrec.errors import ConfigError
@@ -67,14 +72,24 @@ def _request(input: Path, home: Path | None, config: Path | None, reanalyse: boo
         loaded = configuration.load(config)
     except ConfigError as error:
         problems += error.problems
-    for check in (place.check, lambda: place.check_input(input)):
+    intake = loaded.settings.intake if loaded is not None and input is None else None
+    if input is None and loaded is not None and intake is None:
+        problems.append("--input: name a folder, or an intake in medrec.yaml")
+    for check in (place.check, lambda: place.check_input(input) if input is not None else None):
         try:
             check()
         except ConfigError as error:
             problems += error.problems
     if problems or loaded is None:
         raise ConfigError(problems)
-    return Request(input, place, loaded, reanalyse)
+    if intake is not None:
+        from medrec.sources.intake import spool_of
+
+        spool = spool_of(place, intake)
+        spool.create()
+        input = spool.studies
+    assert input is not None
+    return Request(input, place, loaded, reanalyse, pull=intake is not None and intake.pull is not None)
 
 
 def _run_nightly(request: "Request") -> "Summary":
@@ -115,6 +130,8 @@ def _show(summary: "Summary", request: "Request") -> None:
         f"{files['refused']} refused"
         + (f" ({', '.join(f'{n} {r}' for r, n in sorted(reasons.items()))})" if reasons else "")
     )
+    if summary.deliveries:
+        say("deliveries: " + ", ".join(f"{count} {state}" for state, count in summary.deliveries.items()))
     for warning in summary.warnings:
         say(warning)
     say(f"reports: {request.home.reports}/<case>/report.html")

@@ -5,10 +5,25 @@ Refuses what cannot be returned by name (`NotReturnableError`). Invariants: a UI
 come from the case record, so that writing again gives the same bytes; refused and failed studies have no objects.
 
 `uids` names, `carried` knows what every object carries, `dicom_seg`, `dicom_sr` and `encapsulated_pdf` (with `page`)
-write one kind each, `rejection` takes one back; `outbox` puts them on the disk.
+write one kind each; `outbox` puts them on the disk, `reviewed` says of them that a person accepted them, `rejection`
+takes them back.
 """
 
 from medrec.objects.carried import NotReturnableError
-from medrec.objects.outbox import FILES, REASON, Written, make, place, refusal
+from medrec.objects.outbox import FILES, REASON, Label, Written, label, make, place, refusal
+from medrec.objects.rejection import reject
+from medrec.objects.reviewed import accept
 
-__all__ = ["FILES", "REASON", "NotReturnableError", "Written", "make", "place", "refusal"]
+__all__ = [
+    "FILES",
+    "REASON",
+    "Label",
+    "NotReturnableError",
+    "Written",
+    "accept",
+    "label",
+    "make",
+    "place",
+    "refusal",
+    "reject",
+]

@@ -136,6 +136,4 @@ def complete(ds: Dataset, who: Dataset, report: Report, kind: str) -> None:
     for item in header.items(ds, "ContributingEquipmentSequence"):
         item.ContributionDateTime = date + time
     ds.SeriesInstanceUID = uids.from_words("series", report.case, report.created, kind)
-    ds.SOPInstanceUID = uids.UNKNOWN
-    ds.SOPInstanceUID = uids.from_content(ds)
-    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+    uids.sign(ds)

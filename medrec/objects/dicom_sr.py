@@ -21,6 +21,7 @@ from medrec.prediction import ModelCard
 from medrec.report import DISCLAIMER, Case, Verdict
 
 SERIES_NUMBER = 9002
+UNREVIEWED = f"Made by a network and not reviewed by a person. {DISCLAIMER}"
 CONTAINS = RelationshipTypeValues.CONTAINS
 ENGLISH = CodedConcept("en-US", "RFC5646", "English (United States)")
 # PS3.16 TID 1500, row 10: the container of what is said and not measured.
@@ -100,7 +101,7 @@ def _said(case: Case, card: ModelCard) -> Iterator[tuple[CodedConcept, str]]:
     if report.geometry_nominal and report.verdict is not Verdict.NOTHING_MARKED:
         yield codes.DCM.Comment, "All sizes are nominal: the file says that its pixels were not made by the scanner."
     yield codes.DCM.Comment, f"What is marked is called a {card.finding}; it can also be: {', '.join(card.mimics)}."
-    yield codes.DCM.Comment, f"Made by a network and not reviewed by a person. {DISCLAIMER}"
+    yield codes.DCM.Comment, UNREVIEWED
 
 
 def _observer(card: ModelCard) -> sr.ObserverContext:

@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset
 
 from medrec.dicom import Source
 from medrec.errors import WorldError
-from medrec.objects import dicom_seg, dicom_sr, encapsulated_pdf
+from medrec.objects import dicom_seg, dicom_sr, encapsulated_pdf, uids
 from medrec.objects.carried import NotReturnableError
 from medrec.report import Case, Status
 
@@ -54,11 +54,42 @@ def make(case: Case, source: Source, predecessor: Path | None = None) -> tuple[W
             found["sr"] = dicom_sr.write(case, source, seg, _predecessors(predecessor, source))
         if "pdf" in wanted:
             found["pdf"] = encapsulated_pdf.write(case, source)
-        return tuple(_written(FILES[kind], ds) for kind, ds in found.items() if ds is not None)
+        return tuple(written(FILES[kind], ds) for kind, ds in found.items() if ds is not None)
     except (NotReturnableError, MemoryError):
         raise
     except Exception as error:  # a crafted header may make a library raise anything, with its values in the text
         raise NotReturnableError(f"its header does not allow it ({type(error).__name__})") from None
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Label:
+    """What an object on the disk says of itself, for whoever sends it."""
+
+    study_uid: str
+    series_uid: str
+    instance: str
+    patient: tuple[str, str, str, str, str]  # id, issuer of the id, name, birth date, sex
+
+
+def label(path: Path) -> Label:
+    """Read an object's label, once it is sure that the object is what was written.
+
+    Raises NotReturnableError when its bytes do not give its UID any more, WorldError when it is gone.
+    """
+    try:
+        ds = pydicom.dcmread(path)
+        told = str(ds.SOPInstanceUID)
+        ds.SOPInstanceUID = uids.UNKNOWN
+        same = uids.from_content(ds) == told
+    except FileNotFoundError:
+        raise WorldError(f"{path.name} of the outbox is gone") from None
+    except Exception as error:  # whatever a changed file makes the parser raise
+        raise NotReturnableError(f"{path.name} of the outbox cannot be read ({type(error).__name__})") from None
+    if not same:
+        raise NotReturnableError(f"{path.name} of the outbox is not what was written")
+    keys = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex")
+    who = tuple(str(ds.get(key) or "") for key in keys)
+    return Label(str(ds.StudyInstanceUID), str(ds.SeriesInstanceUID), told, who)  # type: ignore[arg-type]
 
 
 def refusal(why: NotReturnableError) -> Written:
@@ -89,7 +120,8 @@ def place(objects: Sequence[Written], folder: Path) -> None:
         raise WorldError(f"the outbox cannot be written: {os.strerror(error.errno or 0)}") from error
 
 
-def _written(name: str, ds: Dataset) -> Written:
+def written(name: str, ds: Dataset) -> Written:
+    """A finished data set as the bytes of a file."""
     packed = io.BytesIO()
     ds.save_as(packed, enforce_file_format=True)
     return Written(name, str(ds.SOPInstanceUID), packed.getvalue())

@@ -28,6 +28,14 @@ def from_content(ds: Dataset) -> str:
     return _uid(hashlib.sha256(stream.getvalue()).digest())
 
 
+def sign(ds: Dataset) -> str:
+    """Give a finished data set the UID that follows from all else in it."""
+    ds.SOPInstanceUID = UNKNOWN
+    ds.SOPInstanceUID = from_content(ds)
+    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+    return str(ds.SOPInstanceUID)
+
+
 def moment(created: str, offset: str) -> tuple[str, str]:
     """(DA, TM) of a case's ISO-8601 UTC time, in the time zone that the source tells (±HHMM), else in UTC."""
     at = datetime.fromisoformat(created).astimezone(UTC)

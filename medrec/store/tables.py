@@ -63,6 +63,36 @@ OUTBOX = sa.Table(
     sa.Column("delivered_at", sa.Text),
     sa.Index("outbox_by_kind", "kind", "delivered_at"),
 )
+DELIVERIES = sa.Table(
+    "deliveries",
+    META,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("case", sa.Text, sa.ForeignKey("cases.case"), nullable=False),
+    sa.Column("destination", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("why", sa.Text, nullable=False),
+    sa.Column("warnings", sa.Text, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("created_at", sa.Text, nullable=False),
+    sa.Column("changed_at", sa.Text, nullable=False),
+    sa.UniqueConstraint("case", "destination", "kind", name="one_delivery"),
+    sa.Index("deliveries_by_state", "state"),
+)
+ACCEPTED = sa.Table(
+    "accepted",
+    META,
+    sa.Column("case", sa.Text, sa.ForeignKey("cases.case"), primary_key=True),
+    sa.Column("reviewer", sa.Text, nullable=False),
+    sa.Column("at", sa.Text, nullable=False),
+)
+RECALLED = sa.Table(
+    "recalled",
+    META,
+    sa.Column("case", sa.Text, sa.ForeignKey("cases.case"), primary_key=True),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("at", sa.Text, nullable=False),
+)
 
 # The fields of a case that its ledger record repeats, so that a changed row is noticed. Not the patient's
 # pseudonym: the ledger cannot forget, and a patient may ask to be forgotten.

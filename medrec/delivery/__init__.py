@@ -1,0 +1,15 @@
+"""What leaves: which results may go where, on their way, arrived, and taken back.
+
+Knows the outbox by its files and the PACS by its protocol; the store holds where each delivery stands. Invariants:
+nothing leaves but by a destination's release rule; nothing is `confirmed` before the PACS has shown that it has it; a
+PACS that is down delays and never loses or doubles; no person and no UID of a study gets into the store.
+
+`release` decides what may go, `push` brings one case to one PACS, `recall` takes back.
+"""
+
+from medrec.delivery.push import deliver
+from medrec.delivery.recall import Affected, recall
+from medrec.delivery.release import plan
+from medrec.delivery.values import Delivered
+
+__all__ = ["Affected", "Delivered", "deliver", "plan", "recall"]

@@ -1,0 +1,82 @@
+"""Taking back what a model has said: every report of it since a day, and what became of each."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from medrec import objects
+from medrec.home import Home
+from medrec.store import CaseRow, State, Store
+
+ARRIVED = (State.SENT, State.CONFIRMED)
+
+
+@dataclass(frozen=True, slots=True)
+class Affected:
+    """One report of the model; `standing` says in plain words what became of it, `sent` where its results went."""
+
+    case: str
+    study: str
+    version: str
+    finished_at: str
+    verdict: str
+    sent: tuple[str, ...]
+    standing: str
+
+
+def recall(
+    store: Store,
+    home: Home,
+    model: str,
+    since: str,
+    reason: Literal["quality", "safety"] | None,
+    clock: Callable[[], str],
+) -> tuple[Affected, ...]:
+    """Every report of a model since a day; with a `reason` each is taken back.
+
+    What has not left stays here; for what has, a rejection is queued to each place that it went to. Raises WorldError
+    when it cannot be written; calling again goes on.
+    """
+    found = []
+    for case in store.made_by(model, since):
+        if reason is not None:
+            _take_back(store, home, case, reason, clock)
+        found.append(_affected(store, case))
+    return tuple(found)
+
+
+def _take_back(store: Store, home: Home, case: CaseRow, reason: str, clock: Callable[[], str]) -> None:
+    store.recall(case.case, reason, clock())
+    known = store.recalled(case.case)
+    assert known is not None
+    for row in store.deliveries(case=case.case):
+        if row.kind != "results":
+            continue
+        in_part = row.attempts > 0 and row.state is not State.WITHDRAWN  # a try may have left some of it there
+        if row.state in ARRIVED or in_part:
+            _write(home, case.case, *known)
+            store.enqueue(case.case, row.destination, "rejection", State.QUEUED, clock())
+        if row.state not in (*ARRIVED, State.WITHDRAWN):
+            store.move(row, State.WITHDRAWN, clock(), f"recalled ({known[0]})")
+
+
+def _write(home: Home, case: str, reason: str, at: str) -> None:
+    """The rejection of everything that the case may have sent."""
+    folder = home.outbox / f"{case}-rejected"
+    if not folder.is_dir():
+        sent = [p for name in (case, f"{case}-accepted") for p in sorted((home.outbox / name).glob("*.dcm"))]
+        objects.place([objects.reject(sent, reason, case, at)], folder)
+
+
+def _affected(store: Store, case: CaseRow) -> Affected:
+    rows = store.deliveries(case=case.case)
+    sent = tuple(row.destination for row in rows if row.kind == "results" and row.state in ARRIVED)
+    taken_back = store.recalled(case.case)
+    standing = "in force"
+    if case.superseded_by is not None:
+        standing = f"superseded by {case.superseded_by[:12]}"
+    if taken_back is not None:
+        states = sorted({row.state.value for row in rows if row.kind == "rejection"})
+        standing = f"recalled ({taken_back[0]})" + (f", rejection {', '.join(states)}" if states else ", never left")
+    verdict = case.verdict.value if case.verdict else ""
+    return Affected(case.case, case.study, case.version or "", case.finished_at, verdict, sent, standing)

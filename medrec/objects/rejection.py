@@ -1,0 +1,47 @@
+"""Taking results back: a Key Object Selection that rejects them (IHE Radiology, Image Object Change Management)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pydicom
+from highdicom.ko import KeyObjectSelection, KeyObjectSelectionDocument
+from pydicom.sr.codedict import codes
+
+from medrec import __version__
+from medrec.objects import uids
+from medrec.objects.carried import CHARACTERS
+from medrec.objects.outbox import Written, written
+
+SERIES_NUMBER = 9009
+# PS3.16 CID 7011: 113001 and 113037.
+TITLES = {
+    "quality": codes.DCM.RejectedForQualityReasons,
+    "safety": codes.DCM.RejectedForPatientSafetyReasons,
+}
+NAME = "rejection.dcm"
+
+
+def reject(objects: Sequence[Path], reason: str, case: str, at: str) -> Written:
+    """The document that rejects the objects of a case; `reason` is a key of TITLES, `at` ISO-8601 UTC."""
+    rejected = [pydicom.dcmread(path) for path in objects]
+    document = KeyObjectSelectionDocument(
+        evidence=rejected,
+        content=KeyObjectSelection(document_title=TITLES[reason], referenced_objects=rejected),
+        series_instance_uid=uids.from_words("series", case, at, "rejection", reason),
+        series_number=SERIES_NUMBER,
+        sop_instance_uid=uids.UNKNOWN,
+        instance_number=1,
+        manufacturer="medrec",
+        institution_name=None,
+        transfer_syntax_uid="1.2.840.10008.1.2.1",
+        specific_character_set=CHARACTERS,
+        series_description="Rejected AI results",
+        manufacturer_model_name="medrec",
+        software_versions=__version__,
+    )
+    date, time = uids.moment(at, rejected[0].get("TimezoneOffsetFromUTC", ""))
+    for name in ("InstanceCreation", "Content", "Series"):
+        setattr(document, f"{name}Date", date)
+        setattr(document, f"{name}Time", time)
+    uids.sign(document)
+    return written(NAME, document)

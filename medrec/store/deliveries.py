@@ -1,0 +1,169 @@
+"""Deliveries: what goes to a PACS, where each stands, and which cases a person has accepted.
+
+Each change of a state is a record of the ledger in the same transaction. Invariants: one delivery of a kind for a case
+and a destination; what was confirmed or given up is not tried again unless a person asks.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+import sqlalchemy as sa
+
+from medrec.report import Status
+from medrec.store.rows import CaseRow, case_row
+from medrec.store.session import Session, Tail
+from medrec.store.tables import ACCEPTED, CASES, DELIVERIES, RECALLED
+
+WHY_LENGTH = 500
+
+
+class State(StrEnum):
+    """Where a delivery stands."""
+
+    REVIEW = "waiting for review"
+    QUEUED = "queued"  # may go; also after a try at which the world was down
+    HELD = "held"  # something about the destination must be mended by a person; looked at again each time
+    SENT = "sent"  # taken by the PACS, not yet confirmed
+    CONFIRMED = "confirmed"
+    FAILED = "failed"  # the object itself is refused: not tried again
+    WITHDRAWN = "withdrawn"  # superseded or recalled before it left
+
+
+OPEN = (State.REVIEW, State.QUEUED, State.HELD, State.SENT)
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryRow:
+    """One case on its way to one destination; `kind` is "results", or "rejection" of what was sent before."""
+
+    id: int
+    case: str
+    destination: str
+    kind: str
+    state: State
+    why: str
+    warnings: str
+    attempts: int
+    created_at: str
+    changed_at: str
+
+
+class Deliveries(Session):
+    """What the store knows of deliveries to a PACS."""
+
+    def undelivered(self, destination: str) -> tuple[CaseRow, ...]:
+        """Analysed cases in force that have no delivery of results to a destination, oldest first."""
+        there = sa.select(DELIVERIES.c.case).where(
+            DELIVERIES.c.destination == destination, DELIVERIES.c.kind == "results"
+        )
+        query = sa.select(CASES).where(
+            CASES.c.status == Status.ANALYSED.value,
+            CASES.c.superseded_by.is_(None),
+            CASES.c.case.not_in(there),
+            CASES.c.case.not_in(sa.select(RECALLED.c.case)),
+        )
+        return tuple(case_row(row) for row in self._rows(query.order_by(CASES.c.seq)))
+
+    def enqueue(self, case: str, destination: str, kind: str, state: State, at: str, why: str = "") -> None:
+        """Begin a delivery, unless there is one of this kind already."""
+
+        def write(tail: Tail) -> None:
+            c = DELIVERIES.c
+            where = sa.and_(c.case == case, c.destination == destination, c.kind == kind)
+            if tail.connection.execute(sa.select(c.id).where(where)).first() is not None:
+                return
+            tail.add(f"delivery {state}", at, _facts(case, destination, kind, why))
+            values = {"case": case, "destination": destination, "kind": kind, "state": state.value, "why": why}
+            values |= {"warnings": "", "created_at": at, "changed_at": at}
+            tail.connection.execute(sa.insert(DELIVERIES).values(**values, attempts=0))
+
+        self._extend(write)
+
+    def deliveries(self, *, states: Sequence[State] = tuple(State), case: str | None = None) -> tuple[DeliveryRow, ...]:
+        """Deliveries in these states, oldest first; those of one case, or of all."""
+        c = DELIVERIES.c
+        where = [c.state.in_([s.value for s in states])] + ([c.case == case] if case is not None else [])
+        return tuple(_row(row) for row in self._rows(sa.select(DELIVERIES).where(*where).order_by(c.id)))
+
+    def move(
+        self,
+        row: DeliveryRow,
+        state: State,
+        at: str,
+        why: str = "",
+        warnings: str = "",
+        objects: Mapping[str, str] | None = None,
+    ) -> DeliveryRow:
+        """Note where a delivery stands now; returns it. A try that changed nothing is counted, and leaves no record.
+
+        `objects` are the SHA-256 of what was sent by SOP Instance UID, for the ledger; ours follow from content.
+        """
+        why, warnings = why[:WHY_LENGTH], warnings[:WHY_LENGTH] or row.warnings
+        new = replace(row, state=state, why=why, warnings=warnings, attempts=row.attempts + 1, changed_at=at)
+        values = {name: getattr(new, name) for name in ("why", "warnings", "attempts", "changed_at")}
+
+        def write(tail: Tail) -> None:
+            if state is not row.state or why != row.why:
+                told = _facts(row.case, row.destination, row.kind, why)
+                told |= {"warnings": warnings} if warnings else {}
+                told |= {"objects": dict(objects)} if objects else {}
+                tail.add(f"delivery {state}", at, told)
+            where = DELIVERIES.c.id == row.id
+            tail.connection.execute(sa.update(DELIVERIES).where(where).values(**values, state=state.value))
+
+        self._extend(write)
+        return new
+
+    def accept(self, case: str, reviewer: str, at: str) -> None:
+        """Note that a person accepted the report of a case: what waits for that may go.
+
+        Raises DataError when there is no such case.
+        """
+
+        def write(tail: Tail) -> None:
+            if tail.connection.execute(sa.select(ACCEPTED.c.case).where(ACCEPTED.c.case == case)).first() is not None:
+                return
+            tail.add("case accepted", at, {"case": case, "reviewer": reviewer})
+            tail.connection.execute(sa.insert(ACCEPTED).values(case=case, reviewer=reviewer, at=at))
+
+        self._extend(write)
+
+    def accepted(self, case: str) -> tuple[str, str] | None:
+        """(who, when) accepted the report of a case; None while nobody has."""
+        rows = self._rows(sa.select(ACCEPTED.c.reviewer, ACCEPTED.c.at).where(ACCEPTED.c.case == case))
+        return (str(rows[0].reviewer), str(rows[0].at)) if rows else None
+
+    def recall(self, case: str, reason: str, at: str) -> bool:
+        """Note that a case is taken back, which nothing undoes; says whether it was not before."""
+
+        def write(tail: Tail) -> bool:
+            if tail.connection.execute(sa.select(RECALLED.c.case).where(RECALLED.c.case == case)).first() is not None:
+                return False
+            tail.add("case recalled", at, {"case": case, "reason": reason})
+            tail.connection.execute(sa.insert(RECALLED).values(case=case, reason=reason, at=at))
+            return True
+
+        return self._extend(write)
+
+    def recalled(self, case: str) -> tuple[str, str] | None:
+        """(why, when) a case was taken back; None when it was not."""
+        rows = self._rows(sa.select(RECALLED.c.reason, RECALLED.c.at).where(RECALLED.c.case == case))
+        return (str(rows[0].reason), str(rows[0].at)) if rows else None
+
+    def made_by(self, model: str, since: str) -> tuple[CaseRow, ...]:
+        """The analysed cases of a model that were finished at or after `since` (ISO-8601 UTC), superseded ones too."""
+        query = sa.select(CASES).where(
+            CASES.c.model == model, CASES.c.status == Status.ANALYSED.value, CASES.c.finished_at >= since
+        )
+        return tuple(case_row(row) for row in self._rows(query.order_by(CASES.c.seq)))
+
+
+def _facts(case: str, destination: str, kind: str, why: str) -> dict[str, object]:
+    told: dict[str, object] = {"case": case, "destination": destination, "kind": kind}
+    return told | ({"why": why} if why else {})
+
+
+def _row(row: "sa.Row[tuple[object, ...]]") -> DeliveryRow:
+    values = {name: row._mapping[name] for name in DeliveryRow.__slots__}
+    return DeliveryRow(**(values | {"state": State(str(values["state"]))}))
