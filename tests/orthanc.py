@@ -1,6 +1,6 @@
 """A throw-away PACS for the tests: Debian's Orthanc with DICOMweb, on free loopback ports, in a temporary folder.
 
-The fixture `pacs` of conftest is one. A missing program fails, so that nothing is skipped unseen: `.ci/run` installs it.
+The fixture `pacs` of conftest is one. A missing program fails, so that nothing is skipped unseen.
 """
 
 import contextlib
@@ -109,7 +109,7 @@ class Orthanc:
             self._process = None
 
     def close(self) -> None:
-        self._end(signal.SIGTERM)
+        self._end(signal.SIGKILL)  # it takes seconds to end by itself
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def get(self, path: str) -> Any:

@@ -255,7 +255,7 @@ def test_a_peer_that_is_too_slow_is_left_for_later(
     assert send(store, home, dimse(pacs)).counts == {"confirmed": 1}
 
 
-@pytest.mark.parametrize("after_bytes", [3_000, 15_000, 30_000, 60_000])
+@pytest.mark.parametrize("after_bytes", [3_000, 15_000, 30_000, 50_000])
 def test_a_pacs_killed_in_the_middle_of_a_push_ends_with_everything_once(
     after_bytes: int, one: Made, store: Store, home: Home, pacs: Orthanc, tmp_path: Path
 ) -> None:

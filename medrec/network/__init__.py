@@ -8,7 +8,17 @@ what is sent is what lies in the file.
 and `web` speak to a PACS in either way behind `pacs`, `listener` is spoken to, `commitment` hears confirmations.
 """
 
-from medrec.network.pacs import Outcome, Pacs, Person, RefusedError, SeriesFound, UnreachableError, Wanted
+from medrec.network.pacs import Outcome, Pacs, Person, RefusedError, SeriesFound, StudyFound, UnreachableError, Wanted
 from medrec.network.speaking import reach
 
-__all__ = ["Outcome", "Pacs", "Person", "RefusedError", "SeriesFound", "UnreachableError", "Wanted", "reach"]
+__all__ = [
+    "Outcome",
+    "Pacs",
+    "Person",
+    "RefusedError",
+    "SeriesFound",
+    "StudyFound",
+    "UnreachableError",
+    "Wanted",
+    "reach",
+]

@@ -19,7 +19,7 @@ from medrec.network.association import alive, opened
 from medrec.network.commitment import Commitment
 from medrec.network.incoming import study_of
 from medrec.network.listener import Listener
-from medrec.network.pacs import Keep, Outcome, Person, RefusedError, SeriesFound, UnreachableError, Wanted
+from medrec.network.pacs import Keep, Outcome, Person, RefusedError, SeriesFound, StudyFound, UnreachableError, Wanted
 from medrec.peers import DimsePeer, Receive
 
 PENDING = (0xFF00, 0xFF01)
@@ -74,26 +74,21 @@ class DimsePacs:
         found = self._find("IMAGE", ("SOPInstanceUID",), **where)
         return frozenset(str(ds.get("SOPInstanceUID", "")) for ds in found) - {""}
 
-    def search(self, wanted: Wanted) -> tuple[str, ...]:
-        """C-FIND at study level; a description is looked for in the series of each study."""
+    def search(self, wanted: Wanted) -> tuple[StudyFound, ...]:
+        """C-FIND at study level."""
         where = {"StudyDate": f"{wanted.first_date}-{wanted.last_date}", "ModalitiesInStudy": wanted.modality}
-        found = {str(ds.get("StudyInstanceUID") or "") for ds in self._find("STUDY", ("StudyInstanceUID",), **where)}
-        return tuple(uid for uid in sorted(found - {""}) if self._described(uid, wanted))
-
-    def _described(self, study_uid: str, wanted: Wanted) -> bool:
-        if not wanted.description:
-            return True
-        where = {"StudyInstanceUID": study_uid, "Modality": wanted.modality, "SeriesDescription": wanted.description}
-        return any(True for _ in self._find("SERIES", ("SeriesInstanceUID",), **where))
+        answers = self._find("STUDY", ("StudyInstanceUID",), **where)
+        dates = {str(ds.get("StudyInstanceUID") or ""): str(ds.get("StudyDate") or "") for ds in answers}
+        return tuple(StudyFound(uid, dates[uid]) for uid in sorted(dates) if uid)
 
     def series(self, study_uid: str) -> tuple[SeriesFound, ...]:
         """C-FIND at series level."""
-        keys = ("SeriesInstanceUID", "Modality", "NumberOfSeriesRelatedInstances")
+        keys = ("SeriesInstanceUID", "Modality", "SeriesDescription", "NumberOfSeriesRelatedInstances")
         found = {}
         for ds in self._find("SERIES", keys, StudyInstanceUID=study_uid):
-            uid, modality, count = (str(ds.get(key) or "") for key in keys)
+            uid, modality, description, count = (str(ds.get(key) or "") for key in keys)
             if uid:
-                found[uid] = SeriesFound(uid, modality, int(count) if count.isdigit() else None)
+                found[uid] = SeriesFound(uid, modality, description, int(count) if count.isdigit() else None)
         return tuple(found[uid] for uid in sorted(found))
 
     def fetch(self, study_uid: str, series_uid: str, keep: Keep) -> int:

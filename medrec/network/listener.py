@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from socketserver import BaseServer
 from typing import Any
 
 from pynetdicom import AE, evt
@@ -67,7 +68,7 @@ class Listener:
 
     def __exit__(self, *_: object) -> None:
         assert self._server is not None
-        self._server.shutdown()
+        BaseServer.shutdown(self._server)  # pynetdicom's own wants a server that its AE has started
         for association in self._server.active_associations:
             association.abort()
         self._server.server_close()
@@ -118,41 +119,43 @@ class _Server(ThreadedAssociationServer):
         """A connection that fails is none; nothing of it is printed."""
 
 
-class _Socket(AssociationSocket):
-    """Reads a message within bounds of size and time; pynetdicom believes any length that a stranger sends."""
+class _Bounded:
+    """Reads a message within bounds of size and time; pynetdicom's own believes any length that a stranger sends."""
 
-    limit_s = 30.0
-    max_object_bytes = 2**31
+    def __init__(self, line: AssociationSocket, limit_s: float) -> None:
+        self._line = line
+        self._limit_s = limit_s
 
-    def recv(self, nr_bytes: int) -> bytearray:
+    def __call__(self, nr_bytes: int) -> bytearray:
         if nr_bytes > MAX_MESSAGE_BYTES:
             raise OSError("longer than anything that was negotiated")
-        assert self.socket is not None
+        assert self._line.socket is not None
         received = bytearray(nr_bytes)
-        view, got, until = memoryview(received), 0, time.monotonic() + self.limit_s
+        view, got, until = memoryview(received), 0, time.monotonic() + self._limit_s
         while got < nr_bytes:
-            left = until - time.monotonic()
-            if left <= 0:
+            left_s = until - time.monotonic()
+            if left_s <= 0:
                 raise TimeoutError
-            self.socket.settimeout(left)
-            count = self.socket.recv_into(view[got : got + CHUNK_BYTES])
+            self._line.socket.settimeout(left_s)
+            count = self._line.socket.recv_into(view[got : got + CHUNK_BYTES])
             if not count:
                 break
             got += count
         view.release()
+        self._line.socket.settimeout(self._limit_s)
         return received[:got]
 
 
 def _handler(settings: Receive) -> type[RequestHandler]:
-    """pynetdicom's handler, with our socket, that breaks off an object which grows too large while it arrives."""
+    """pynetdicom's handler, with our reading, that breaks off an object which grows too large while it arrives."""
     limit = settings.max_object_mb * 2**20 + MAX_MESSAGE_BYTES
 
     class Bounded(RequestHandler):
         def _create_association(self) -> Any:
             association = super()._create_association()
-            bounded = _Socket(association, client_socket=self.request)
-            bounded.limit_s = settings.timeout_s
-            association.set_socket(bounded)
+            line = association.dul.socket
+            assert line is not None
+            line.recv = _Bounded(line, settings.timeout_s)  # type: ignore[method-assign]
             arrived = 0
 
             def count(event: Any) -> None:

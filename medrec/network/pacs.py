@@ -5,6 +5,7 @@ Owns the protocol `Pacs` and the values that it trades in.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +20,24 @@ class RefusedError(DataError):
     """The peer does not want us or our object: trying again changes nothing."""
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class StudyFound:
+    """A study that a PACS holds, and its date where it says it."""
+
+    study_uid: str
+    date: str
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SeriesFound:
+    """A series that a PACS holds; `images` is how many it says, None where it does not."""
+
+    series_uid: str
+    modality: str
+    description: str
+    images: int | None
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """Which studies are asked for: dates as YYYYMMDD, both ends included; `description` may hold * and ?."""
@@ -28,14 +47,16 @@ class Wanted:
     modality: str
     description: str = ""
 
+    def fits(self, study: StudyFound, series: Sequence[SeriesFound]) -> bool:
+        """Whether it is what was asked for: a PACS may overlook what it was asked, and send everything.
 
-@dataclass(frozen=True, slots=True, repr=False)
-class SeriesFound:
-    """A series that a PACS holds; `images` is how many it says, None where it does not."""
-
-    series_uid: str
-    modality: str
-    images: int | None
+        Without regard to case, as PACS differ in that (PS3.4 C.2.2.2.4).
+        """
+        dated = not study.date or self.first_date <= study.date <= self.last_date
+        pattern = self.description.casefold() or "*"
+        return dated and any(
+            s.modality == self.modality and fnmatchcase(s.description.casefold(), pattern) for s in series
+        )
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -99,8 +120,8 @@ class Pacs(Protocol):
         """The SOP Instance UIDs of a series there."""
         ...
 
-    def search(self, wanted: Wanted) -> tuple[str, ...]:
-        """The UIDs of the studies that fit, each once."""
+    def search(self, wanted: Wanted) -> tuple[StudyFound, ...]:
+        """The studies of these days with this modality, each once; the description is the caller's to look at."""
         ...
 
     def series(self, study_uid: str) -> tuple[SeriesFound, ...]:

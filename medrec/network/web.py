@@ -14,7 +14,7 @@ from dicomweb_client.api import DICOMwebClient
 
 from medrec.errors import ConfigError
 from medrec.network.incoming import study_of
-from medrec.network.pacs import Keep, Outcome, Person, RefusedError, SeriesFound, UnreachableError, Wanted
+from medrec.network.pacs import Keep, Outcome, Person, RefusedError, SeriesFound, StudyFound, UnreachableError, Wanted
 from medrec.peers import WebPeer
 
 for _name in ("dicomweb_client", "urllib3"):  # they log addresses, which hold UIDs
@@ -34,6 +34,8 @@ TAGS = {
     "SOPInstanceUID": "00080018",
     "SeriesInstanceUID": "0020000E",
     "Modality": "00080060",
+    "StudyDate": "00080020",
+    "SeriesDescription": "0008103E",
     "NumberOfSeriesRelatedInstances": "00201209",
 }
 PAGE = 500
@@ -86,27 +88,22 @@ class WebPacs:
         found = self._search("instances", {}, study_instance_uid=study_uid, series_instance_uid=series_uid)
         return frozenset(_text(one, "SOPInstanceUID") for one in found) - {""}
 
-    def search(self, wanted: Wanted) -> tuple[str, ...]:
-        """QIDO-RS for studies; a description is looked for in the series of each study."""
+    def search(self, wanted: Wanted) -> tuple[StudyFound, ...]:
+        """QIDO-RS for studies."""
         where = {"StudyDate": f"{wanted.first_date}-{wanted.last_date}", "ModalitiesInStudy": wanted.modality}
-        found = {_text(one, "StudyInstanceUID") for one in self._search("studies", where)}
-        return tuple(uid for uid in sorted(found - {""}) if self._described(uid, wanted))
+        answers = self._search("studies", where)
+        dates = {_text(one, "StudyInstanceUID"): _text(one, "StudyDate") for one in answers}
+        return tuple(StudyFound(uid, dates[uid]) for uid in sorted(dates) if uid)
 
     def series(self, study_uid: str) -> tuple[SeriesFound, ...]:
         """QIDO-RS for the series of one study."""
-        keys = ("SeriesInstanceUID", "Modality", "NumberOfSeriesRelatedInstances")
+        keys = ("SeriesInstanceUID", "Modality", "SeriesDescription", "NumberOfSeriesRelatedInstances")
         found = {}
         for one in self._search("series", {}, study_instance_uid=study_uid, fields=list(keys)):
-            uid, modality, count = (_text(one, key) for key in keys)
+            uid, modality, description, count = (_text(one, key) for key in keys)
             if uid:
-                found[uid] = SeriesFound(uid, modality, int(count) if count.isdigit() else None)
+                found[uid] = SeriesFound(uid, modality, description, int(count) if count.isdigit() else None)
         return tuple(found[uid] for uid in sorted(found))
-
-    def _described(self, study_uid: str, wanted: Wanted) -> bool:
-        if not wanted.description:
-            return True
-        where = {"Modality": wanted.modality, "SeriesDescription": wanted.description}
-        return bool(self._search("series", where, study_instance_uid=study_uid))
 
     def fetch(self, study_uid: str, series_uid: str, keep: Keep) -> int:
         """WADO-RS, an object at a time."""

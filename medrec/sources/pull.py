@@ -8,7 +8,7 @@ study that came incomplete is not handed over, and is asked for again.
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def pull(pacs: Pacs, wanted: Wanted, spool: Spool, tell: Tell) -> Pulled:
     """
     spool.create()
     path = spool.jobs / f"{_name(pacs.name, wanted)}.json"
-    items = _merged(_load(path), [Item(uid, _expected(pacs, uid)) for uid in pacs.search(wanted)])
+    items = _merged(_load(path), _search(pacs, wanted))
     _save(path, items)
     problems: list[str] = []
     for number, item in enumerate(items):
@@ -69,17 +69,24 @@ def pull(pacs: Pacs, wanted: Wanted, spool: Spool, tell: Tell) -> Pulled:
     )
 
 
-def _images(pacs: Pacs, study_uid: str) -> list[SeriesFound]:
-    """Its series of images: reports, presentation states and the like are not brought, and not counted."""
-    return [series for series in pacs.series(study_uid) if series.modality in IMAGES]
+def _search(pacs: Pacs, wanted: Wanted) -> list[Item]:
+    """What the PACS has of what is wanted, and how many images each study has: as told, else as listed."""
+    found = []
+    for study in pacs.search(wanted):
+        series = pacs.series(study.study_uid)
+        if wanted.fits(study, series):
+            counts = (_count(pacs, study.study_uid, s) for s in _images(series))
+            found.append(Item(study.study_uid, sum(counts)))
+    return found
 
 
-def _expected(pacs: Pacs, study_uid: str) -> int:
-    """How many images a PACS holds of a study: what it says of each series, else what it lists."""
-    counts = (
-        len(pacs.holds(study_uid, s.series_uid)) if s.images is None else s.images for s in _images(pacs, study_uid)
-    )
-    return sum(counts)
+def _images(series: Sequence[SeriesFound]) -> list[SeriesFound]:
+    """Those of images: reports, presentation states and the like are not brought, and not counted."""
+    return [one for one in series if one.modality in IMAGES]
+
+
+def _count(pacs: Pacs, study_uid: str, series: SeriesFound) -> int:
+    return len(pacs.holds(study_uid, series.series_uid)) if series.images is None else series.images
 
 
 def _fetch(pacs: Pacs, item: Item, spool: Spool) -> tuple[Item, str]:
@@ -87,7 +94,7 @@ def _fetch(pacs: Pacs, item: Item, spool: Spool) -> tuple[Item, str]:
     here = 0
     for _ in range(TRIES):
         try:
-            for series in _images(pacs, item.study_uid):
+            for series in _images(pacs.series(item.study_uid)):
                 pacs.fetch(item.study_uid, series.series_uid, spool.keep)
         except RefusedError as error:
             return item, str(error)
