@@ -129,9 +129,9 @@ def recall(
             found = delivery.recall(store, place, model, since, None, _now)
             for problem in done.problems:
                 say(problem)
-    header = ("case", "study", "version", "finished", "verdict", "sent to", "standing")
-    rows = [[a.case, a.study[:8], a.version, a.finished_at, a.verdict, ", ".join(a.sent), a.standing] for a in found]
-    table(f"Reports of {model} since {since}", header, rows)
+    for a in found:
+        where = f"sent to {', '.join(a.sent)}" if a.sent else "not sent"
+        typer.echo(f"{a.case}  study {a.study[:8]}  {a.version}  {a.finished_at}  {a.verdict}  {where}  {a.standing}")
     out.print(f"{len(found)} reports; {sum(bool(a.sent) for a in found)} of them were sent")
 
 
