@@ -6,6 +6,7 @@ Refuses a source without study, series or frame of reference: those are never ma
 """
 
 import re
+from collections.abc import Iterable, Mapping
 
 from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
@@ -67,13 +68,11 @@ def _value(source: Source, keyword: str) -> str:
     return value if pattern is None or pattern.fullmatch(value) else ""
 
 
-def stand_ins(source: Source) -> list[Dataset]:
-    """One single-frame header for each slice, in order, with its place: what highdicom asks for.
+def stand_ins(source: Source, who: Dataset, slices: Iterable[int]) -> list[Dataset]:
+    """A single-frame header with its place for each of these slices: what highdicom asks for.
 
-    Slices of one file stand under instances of their own, whose class is a single-frame one; `named` turns them back
-    into file and frame.
+    Each stands under an instance of its own, of a single-frame class; `named` turns it into the real file and frame.
     """
-    who = identity(source)
     common = Dataset()
     common.update(who)
     common.Modality = header.code(source.header, "Modality")
@@ -82,27 +81,36 @@ def stand_ins(source: Source) -> list[Dataset]:
     common.PixelSpacing, common.SliceThickness = list(source.spacing_mm), round(source.distance_mm, 6)
     common.ImageOrientationPatient = [round(c, 9) for c in source.orientation]
     found = []
-    for k, image in enumerate(source.images):
+    for k in slices:
         ds = Dataset()
         ds.update(common)
-        ds.SOPClassUID, ds.SOPInstanceUID = MRImageStorage, stand_in(k)
-        ds.ImagePositionPatient = [round(x, 9) for x in image.position_mm]
+        ds.SOPClassUID, ds.SOPInstanceUID = MRImageStorage, _stand_in(k)
+        ds.ImagePositionPatient = [round(x, 9) for x in source.images[k].position_mm]
         found.append(ds)
     return found
 
 
-def stand_in(k: int) -> str:
+def references(source: Source) -> list[Dataset]:
+    """A reference to each file of the source, once, in the order of the slices."""
+    found = []
+    for image in {i.instance: i for i in reversed(source.images)}.values():
+        item = Dataset()
+        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = image.sop_class, image.instance
+        found.append(item)
+    return found[::-1]
+
+
+def named(ds: Dataset, source: Source) -> None:
+    """Put the real class, instance and frame in the place of each stand-in that an object refers to."""
+    _rename(ds, {_stand_in(k): image for k, image in enumerate(source.images)})
+
+
+def _stand_in(k: int) -> str:
     """The instance under which slice k stands until `named`; no file has it."""
     return f"2.25.0.{k + 1}"
 
 
-def named(ds: Dataset, source: Source) -> None:
-    """Put the real classes, instances and frames into every reference of an object."""
-    of = {stand_in(k): image for k, image in enumerate(source.images)}
-    _rename(ds, of)
-
-
-def _rename(ds: Dataset, of: dict[str, SourceImage]) -> None:
+def _rename(ds: Dataset, of: Mapping[str, SourceImage]) -> None:
     for element in ds:
         if element.VR != "SQ":
             continue
@@ -111,12 +119,11 @@ def _rename(ds: Dataset, of: dict[str, SourceImage]) -> None:
             image = of.get(item.get("ReferencedSOPInstanceUID"))
             if image is not None:
                 item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = image.sop_class, image.instance
-                if image.frame is not None and element.keyword == "SourceImageSequence":
+                if image.frame is not None:
                     item.ReferencedFrameNumber = image.frame
-                key = (image.instance, item.get("ReferencedFrameNumber"))
-                if key in seen:  # a file that holds several slices is listed once
+                if (image.instance, image.frame) in seen:  # a file without frames that holds several slices
                     continue
-                seen.add(key)
+                seen.add((image.instance, image.frame))
             kept.append(item)
             _rename(item, of)
         if len(kept) != len(element.value):
@@ -124,7 +131,7 @@ def _rename(ds: Dataset, of: dict[str, SourceImage]) -> None:
 
 
 def complete(ds: Dataset, who: Dataset, report: Report, kind: str) -> None:
-    """Last of all: identity, dates from the case record, and the UID that follows from everything else."""
+    """Last before it is sealed: identity, and dates from the case record."""
     ds.update(who)
     if ds.Modality != "SEG" and "FrameOfReferenceUID" in ds:
         del ds.FrameOfReferenceUID
@@ -136,4 +143,3 @@ def complete(ds: Dataset, who: Dataset, report: Report, kind: str) -> None:
     for item in header.items(ds, "ContributingEquipmentSequence"):
         item.ContributionDateTime = date + time
     ds.SeriesInstanceUID = uids.from_words("series", report.case, report.created, kind)
-    uids.sign(ds)

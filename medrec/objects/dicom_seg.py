@@ -5,8 +5,6 @@ on. BINARY unless the card asks for FRACTIONAL (the network's probability within
 viewers do not read yet. Nothing is written where nothing was marked: a segmentation needs a segment.
 """
 
-from collections.abc import Sequence
-
 import highdicom as hd
 import numpy as np
 import numpy.typing as npt
@@ -31,19 +29,21 @@ def write(case: Case, source: Source) -> Dataset | None:
     Raises NotReturnableError when source and labels do not fit, or FRACTIONAL would take too much memory.
     """
     card, labels = case.card, case.labels
-    if card is None or labels is None or not labels.any():
+    findings = case.report.findings
+    if card is None or labels is None or not findings:
         return None
     if labels.shape != (source.columns, source.rows, len(source.images)):
         raise NotReturnableError("the labels do not lie on the grid of the source")
-    slices = np.flatnonzero(labels.any((0, 1)))
-    stand_ins = carried.stand_ins(source)
+    who = carried.identity(source)
+    touched = sorted({k for f in findings for k in range(f.first_slice, f.last_slice + 1)})
+    slices = np.array([k for k in touched if labels[:, :, k].any()])
     fractional = card.returned.segmentation == "fractional"
     pixels = _probabilities(case, slices) if fractional else _segments(labels, slices)
     seg = Segmentation(
-        source_images=[stand_ins[k] for k in slices],
+        source_images=carried.stand_ins(source, who, slices.tolist()),
         pixel_array=pixels,
         segmentation_type="FRACTIONAL" if fractional else "BINARY",
-        segment_descriptions=[_segment(f.number, card, case.report) for f in case.report.findings],
+        segment_descriptions=[_segment(f.number, card, case.report) for f in findings],
         series_instance_uid=uids.UNKNOWN,
         series_number=SERIES_NUMBER,
         sop_instance_uid=uids.UNKNOWN,
@@ -56,10 +56,10 @@ def write(case: Case, source: Source) -> Dataset | None:
         content_description=f"{card.title}"[:64],
         series_description=f"AI, unreviewed: {card.finding}"[:64],
     )
-    _refer_to_all(seg, stand_ins)
-    _own_dimensions(seg, case.report)
     carried.named(seg, source)
-    carried.complete(seg, carried.identity(source), case.report, "seg")
+    seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence = carried.references(source)  # those without lesions too
+    _own_dimensions(seg, case.report)
+    carried.complete(seg, who, case.report, "seg")
     return seg
 
 
@@ -73,11 +73,13 @@ def code(coded: Coded) -> hd.sr.CodedConcept:
     return hd.sr.CodedConcept(coded.value, coded.scheme, coded.meaning)
 
 
-def _segments(labels: npt.NDArray[np.int32], slices: npt.NDArray[np.int64]) -> npt.NDArray[np.uint16]:
-    """(slices, rows, columns): labels (i, j, k) in the order of a DICOM frame."""
-    if labels.max() > np.iinfo(np.uint16).max:
+def _segments(labels: npt.NDArray[np.int32], slices: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8 | np.uint16]:
+    """(slices, rows, columns): labels (i, j, k) in the order of a DICOM frame, as small as they can be."""
+    here = labels[:, :, slices]
+    most = int(here.max())
+    if most > np.iinfo(np.uint16).max:
         raise NotReturnableError("more lesions than a segmentation can number")
-    return np.ascontiguousarray(labels[:, :, slices].transpose(2, 1, 0), np.uint16)
+    return np.ascontiguousarray(here.transpose(2, 1, 0), np.uint8 if most <= np.iinfo(np.uint8).max else np.uint16)
 
 
 def _probabilities(case: Case, slices: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
@@ -111,16 +113,6 @@ def _segment(number: int, card: ModelCard, report: Report) -> SegmentDescription
         tracking_id=words,
         anatomic_regions=[code(card.returned.site)] if card.returned.site is not None else None,
     )
-
-
-def _refer_to_all(seg: Dataset, stand_ins: Sequence[Dataset]) -> None:
-    """ReferencedSeriesSequence names every slice that was analysed, those without a lesion too."""
-    (series,) = seg.ReferencedSeriesSequence
-    series.ReferencedInstanceSequence = []
-    for image in stand_ins:
-        item = Dataset()
-        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = image.SOPClassUID, image.SOPInstanceUID
-        series.ReferencedInstanceSequence.append(item)
 
 
 def _own_dimensions(seg: Dataset, report: Report) -> None:

@@ -42,10 +42,11 @@ def write(case: Case, source: Source, seg: Dataset | None, predecessors: Sequenc
     """
     card = case.card
     assert card is not None
-    stand_ins = carried.stand_ins(source)
+    who = carried.identity(source)
+    (first,) = carried.stand_ins(source, who, [0])
     document = sr.Comprehensive3DSR(
-        evidence=[*stand_ins, *([seg] if seg is not None else [])],
-        content=_content(case, card, stand_ins, seg),
+        evidence=[first, *([seg] if seg is not None else [])],
+        content=_content(case, card, first, seg),
         series_instance_uid=uids.UNKNOWN,
         series_number=SERIES_NUMBER,
         sop_instance_uid=uids.UNKNOWN,
@@ -62,26 +63,29 @@ def write(case: Case, source: Source, seg: Dataset | None, predecessors: Sequenc
         specific_character_set=carried.CHARACTERS,
         previous_versions=list(predecessors) or None,
     )
-    carried.named(document, source)
-    carried.complete(document, carried.identity(source), case.report, "sr")
+    for study in document.CurrentRequestedProcedureEvidenceSequence:
+        for series in study.ReferencedSeriesSequence:
+            if series.SeriesInstanceUID == first.SeriesInstanceUID:
+                series.ReferencedSOPSequence = carried.references(source)
+    carried.complete(document, who, case.report, "sr")
     return document
 
 
-def _content(case: Case, card: ModelCard, stand_ins: Sequence[Dataset], seg: Dataset | None) -> ContentSequence:
+def _content(case: Case, card: ModelCard, first: Dataset, seg: Dataset | None) -> ContentSequence:
     """TID 1500. highdicom's own template refuses a report without measurements; "nothing marked" is one."""
     root = sr.ContainerContentItem(name=codes.cid7021.ImagingMeasurementReport, template_id="1500")
     root.ContentSequence = ContentSequence()
     for part in (
         sr.LanguageOfContentItemAndDescendants(ENGLISH),
         sr.ObservationContext(observer_device_context=_observer(card)),
-        [_procedure(str(stand_ins[0].Modality))],
+        [_procedure(str(first.Modality))],
     ):
         root.ContentSequence.extend(part)
     if seg is not None:
         measured = sr.ContainerContentItem(name=codes.DCM.ImagingMeasurements, relationship_type=CONTAINS)
         measured.ContentSequence = ContentSequence()
         for finding in case.report.findings:
-            measured.ContentSequence.extend(_group(finding, case, card, stand_ins[0], seg))
+            measured.ContentSequence.extend(_group(finding, case, card, first, seg))
         root.ContentSequence.append(measured)
     said = sr.ContainerContentItem(name=QUALITATIVE, relationship_type=CONTAINS)
     said.ContentSequence = ContentSequence()

@@ -39,20 +39,13 @@ def write(case: Case, source: Source) -> Dataset:
     ds.DocumentTitle = TITLE
     ds.ConceptNameCodeSequence = [hd.sr.CodedConcept.from_code(codes.cid7021.ImagingMeasurementReport)]
     ds.AcquisitionDateTime = ""
-    ds.SourceInstanceSequence = [_reference(image) for image in carried.stand_ins(source)]
+    ds.SourceInstanceSequence = carried.references(source)
     ds.MIMETypeOfEncapsulatedDocument = "application/pdf"
     pages = page.render(case, _lines(who))
     ds.EncapsulatedDocumentLength = len(pages)
     ds.EncapsulatedDocument = pages + b"\0" * (len(pages) % 2)
-    carried.named(ds, source)
     carried.complete(ds, who, case.report, "pdf")
     return ds
-
-
-def _reference(image: Dataset) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = image.SOPClassUID, image.SOPInstanceUID
-    return item
 
 
 def _lines(who: Dataset) -> dict[str, str]:

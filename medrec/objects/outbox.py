@@ -49,12 +49,13 @@ def make(case: Case, source: Source, predecessor: Path | None = None) -> tuple[W
     wanted = case.card.returned.objects
     try:
         seg = dicom_seg.write(case, source) if "seg" in wanted else None
-        found: dict[str, Dataset | None] = {"seg": seg}
-        if "sr" in wanted:
-            found["sr"] = dicom_sr.write(case, source, seg, _predecessors(predecessor, source))
+        found = [written(FILES["seg"], seg)] if seg is not None else []
+        if "sr" in wanted:  # it refers to the segmentation by the UID that sealing gave it
+            report = dicom_sr.write(case, source, seg, _predecessors(predecessor, source))
+            found.append(written(FILES["sr"], report))
         if "pdf" in wanted:
-            found["pdf"] = encapsulated_pdf.write(case, source)
-        return tuple(written(FILES[kind], ds) for kind, ds in found.items() if ds is not None)
+            found.append(written(FILES["pdf"], encapsulated_pdf.write(case, source)))
+        return tuple(found)
     except (NotReturnableError, MemoryError):
         raise
     except Exception as error:  # a crafted header may make a library raise anything, with its values in the text
@@ -77,10 +78,10 @@ def label(path: Path) -> Label:
     Raises NotReturnableError when its bytes do not give its UID any more, WorldError when it is gone.
     """
     try:
-        ds = pydicom.dcmread(path)
+        content = path.read_bytes()
+        ds = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=True)
         told = str(ds.SOPInstanceUID)
-        ds.SOPInstanceUID = uids.UNKNOWN
-        same = uids.from_content(ds) == told
+        same = uids.holds(content, told)
     except FileNotFoundError:
         raise WorldError(f"{path.name} of the outbox is gone") from None
     except Exception as error:  # whatever a changed file makes the parser raise
@@ -121,10 +122,9 @@ def place(objects: Sequence[Written], folder: Path) -> None:
 
 
 def written(name: str, ds: Dataset) -> Written:
-    """A finished data set as the bytes of a file."""
-    packed = io.BytesIO()
-    ds.save_as(packed, enforce_file_format=True)
-    return Written(name, str(ds.SOPInstanceUID), packed.getvalue())
+    """A finished data set, sealed."""
+    content = uids.seal(ds)
+    return Written(name, str(ds.SOPInstanceUID), content)
 
 
 def _predecessors(folder: Path | None, source: Source) -> list[Dataset]:

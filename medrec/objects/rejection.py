@@ -43,5 +43,4 @@ def reject(objects: Sequence[Path], reason: str, case: str, at: str) -> Written:
     for name in ("InstanceCreation", "Content", "Series"):
         setattr(document, f"{name}Date", date)
         setattr(document, f"{name}Time", time)
-    uids.sign(document)
     return written(NAME, document)

@@ -20,12 +20,14 @@ def accept(folder: Path, reviewer: str, at: str) -> tuple[Written, ...]:
     found = {kind: folder / FILES[kind] for kind in ("seg", "sr")}
     objects = {kind: pydicom.dcmread(path) for kind, path in found.items() if path.is_file()}
     new: dict[str, str] = {}
+    accepted = []
     for kind, ds in objects.items():
-        old = str(ds.SOPInstanceUID)
+        before = str(ds.SOPInstanceUID), str(ds.SeriesInstanceUID)
         _say(ds, reviewer, at, kind)
         _point(ds, new)
-        new[old] = uids.sign(ds)
-    return tuple(written(FILES[kind], ds) for kind, ds in objects.items())
+        accepted.append(written(FILES[kind], ds))
+        new |= dict(zip(before, (str(ds.SOPInstanceUID), str(ds.SeriesInstanceUID)), strict=True))
+    return tuple(accepted)
 
 
 def _say(ds: Dataset, reviewer: str, at: str, kind: str) -> None:
@@ -48,5 +50,5 @@ def _say(ds: Dataset, reviewer: str, at: str, kind: str) -> None:
 def _point(ds: Dataset, new: dict[str, str]) -> None:
     """References to what has a new UID, and to the series that it stands in."""
     for element in ds.iterall():
-        if element.keyword == "ReferencedSOPInstanceUID" and element.value in new:
+        if element.keyword in ("ReferencedSOPInstanceUID", "SeriesInstanceUID") and element.value in new:
             element.value = new[element.value]
