@@ -1,11 +1,13 @@
 """What goes back to a study: in the right place, of the right patient, valid, and the same however often it is made."""
 
 import io
+import logging
 import os
 import shutil
 import stat
 import subprocess
 import sys
+import warnings
 from itertools import product
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from returned import SIZE, Made, changed, lump, made, ras
 
 from medrec.config import Configuration
 from medrec.errors import WorldError
-from medrec.objects import NotReturnableError, Written, make, place
+from medrec.objects import NotReturnableError, Written, accept, make, place, reject
 from medrec.phantom import grid
 from medrec.prediction import Coded, Returned
 from medrec.report import Status
@@ -281,6 +283,20 @@ def test_a_malformed_header_value_is_left_empty(keyword: str, value: str, usual:
     objects = make(usual.case, usual.source)
     assert errors_of(objects, tmp_path) == []
     assert all(not ds.get(keyword) for ds in read(objects).values())
+
+
+def test_no_warning_and_no_log_line_quotes_a_name(
+    usual: Made, tmp_path: Path, recwarn: pytest.WarningsRecorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    usual.source.header.PatientName = usual.source.header.ReferringPhysicianName = "SECRETPERSON"
+    warnings.simplefilter("always")
+    logging.getLogger("highdicom").propagate = True
+    place(make(usual.case, usual.source), tmp_path / "outbox")
+    accept(tmp_path / "outbox", "DOE^REVIEWER", "2026-01-01T00:00:00Z")
+    ko = reject(sorted((tmp_path / "outbox").iterdir()), "quality", "c", "2026-01-01T00:00:00Z")
+    logging.getLogger("highdicom").propagate = False
+    assert "SECRETPERSON" not in "".join(str(w.message) for w in recwarn) + caplog.text
+    assert pydicom.dcmread(io.BytesIO(ko.content)).PatientName == "SECRETPERSON"
 
 
 def test_a_long_id_is_carried_whole(usual: Made) -> None:

@@ -20,7 +20,7 @@ from medrec.audit import GENESIS
 from medrec.database import VERSION_TABLE
 from medrec.errors import ConfigError, DataError, WorldError
 from medrec.report import Status, Verdict
-from medrec.store import CaseRow, Store, ledger, session, tables
+from medrec.store import CaseRow, State, Store, ledger, session, tables
 
 pytest_plugins = ["postgres"]
 
@@ -669,3 +669,62 @@ def test_a_server_that_went_away_is_found_again(postgresql_url: str) -> None:
             connection.exec_driver_sql(f"SELECT pg_terminate_backend(pid) {others}")
         store.finish(a_case("key"), {}, AT)
         assert problems(store) == []
+
+
+# Deliveries to a PACS
+
+
+def test_a_delivery_is_there_once_and_each_change_is_in_the_ledger(store: Store) -> None:
+    store.finish(a_case("a"), {}, AT)
+    for _ in range(2):
+        store.enqueue("a", "pacs", "results", State.QUEUED, AT)
+    (delivery,) = store.deliveries()
+    sent = store.move(delivery, State.SENT, LATER, objects={"2.25.1": "0" * 64})
+    again = store.move(sent, State.SENT, LATER)
+    done = store.move(again, State.CONFIRMED, LATER)
+    assert store.deliveries() == (done,)
+    assert (done.attempts, done.changed_at, done.created_at) == (3, LATER, AT)
+    records = [r for r in store.ledger() if r.kind.startswith("delivery")]
+    assert [r.kind for r in records] == ["delivery queued", "delivery sent", "delivery confirmed"]
+    assert records[1].facts["objects"] == {"2.25.1": "0" * 64}
+    assert list(store.verify()) == []
+
+
+def test_a_delivery_of_an_unknown_case_is_refused(store: Store) -> None:
+    with pytest.raises(DataError):
+        store.enqueue("nobody", "pacs", "results", State.QUEUED, AT)
+    with pytest.raises(DataError):
+        store.accept("nobody", "DOE", AT)
+    assert store.deliveries() == ()
+    assert store.head() == GENESIS
+
+
+def test_only_analysed_cases_in_force_that_were_not_recalled_go_anywhere(store: Store) -> None:
+    store.finish(a_case("old"), {}, AT)
+    store.finish(a_case("new"), {}, AT)
+    store.finish(a_case("refused", model="other", status=Status.REFUSED, verdict=None), {}, AT)
+    assert [c.case for c in store.undelivered("pacs")] == ["new"]
+    store.enqueue("new", "pacs", "results", State.REVIEW, AT)
+    assert store.undelivered("pacs") == ()
+    assert [c.case for c in store.undelivered("other")] == ["new"]
+    assert store.recall("new", "safety", LATER)
+    assert not store.recall("new", "quality", LATER)
+    assert store.recalled("new") == ("safety", LATER)
+    assert store.undelivered("other") == ()
+
+
+def test_a_case_is_accepted_once(store: Store) -> None:
+    store.finish(a_case("a"), {}, AT)
+    assert store.accepted("a") is None
+    store.accept("a", "DOE", AT)
+    store.accept("a", "ROE", LATER)
+    assert store.accepted("a") == ("DOE", AT)
+    assert [r.kind for r in store.ledger()][-1] == "case accepted"
+
+
+def test_the_reports_of_a_model_since_a_day(store: Store) -> None:
+    store.finish(a_case("early", study="study", finished_at=AT), {}, AT)
+    store.finish(a_case("late", study="study", finished_at=LATER), {}, LATER)
+    assert [c.case for c in store.made_by("brain_mr", "2026-03-02")] == ["late"]
+    assert [c.case for c in store.made_by("brain_mr", "2026-03-01")] == ["early", "late"]
+    assert store.made_by("another", "2026-03-01") == ()

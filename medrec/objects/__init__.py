@@ -9,10 +9,18 @@ write one kind each; `outbox` puts them on the disk, `reviewed` says of them tha
 takes them back.
 """
 
+import logging
+import warnings
+
 from medrec.objects.carried import NotReturnableError
 from medrec.objects.outbox import FILES, REASON, Label, Written, label, make, place, refusal
 from medrec.objects.rejection import reject
 from medrec.objects.reviewed import accept
+
+# Whatever highdicom has to say would quote the header.
+warnings.filterwarnings("ignore", module=r"highdicom(\.|$)")
+logging.getLogger("highdicom").addHandler(logging.NullHandler())
+logging.getLogger("highdicom").propagate = False
 
 __all__ = [
     "FILES",

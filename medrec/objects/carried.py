@@ -72,9 +72,12 @@ def stand_ins(source: Source, who: Dataset, slices: Iterable[int]) -> list[Datas
     """A single-frame header with its place for each of these slices: what highdicom asks for.
 
     Each stands under an instance of its own, of a single-frame class; `named` turns it into the real file and frame.
+    They name nobody: highdicom's warnings quote names. `complete` says last of all whose the object is.
     """
     common = Dataset()
-    common.update(who)
+    for keyword in (*PATIENT, *STUDY):
+        setattr(common, keyword, "")
+    common.StudyInstanceUID, common.FrameOfReferenceUID = who.StudyInstanceUID, who.FrameOfReferenceUID
     common.Modality = header.code(source.header, "Modality")
     common.SeriesInstanceUID = header.text(source.header, "SeriesInstanceUID")
     common.Rows, common.Columns = source.rows, source.columns
@@ -88,6 +91,16 @@ def stand_ins(source: Source, who: Dataset, slices: Iterable[int]) -> list[Datas
         ds.ImagePositionPatient = [round(x, 9) for x in source.images[k].position_mm]
         found.append(ds)
     return found
+
+
+def anonymous(ds: Dataset) -> Dataset:
+    """Take whose it is out of a data set; returns what was taken."""
+    taken = Dataset()
+    for keyword in (*PATIENT, *STUDY, *BESIDE):
+        if keyword in ds:
+            setattr(taken, keyword, ds[keyword].value)
+            setattr(ds, keyword, "")
+    return taken
 
 
 def references(source: Source) -> list[Dataset]:

@@ -9,7 +9,7 @@ from pydicom.sr.codedict import codes
 
 from medrec import __version__
 from medrec.objects import uids
-from medrec.objects.carried import CHARACTERS
+from medrec.objects.carried import CHARACTERS, anonymous
 from medrec.objects.outbox import Written, written
 
 SERIES_NUMBER = 9009
@@ -23,7 +23,8 @@ NAME = "rejection.dcm"
 
 def reject(objects: Sequence[Path], reason: str, case: str, at: str) -> Written:
     """The document that rejects the objects of a case; `reason` is a key of TITLES, `at` ISO-8601 UTC."""
-    rejected = [pydicom.dcmread(path) for path in objects]
+    rejected = [pydicom.dcmread(path, stop_before_pixels=True) for path in objects]
+    (who, *_) = [anonymous(ds) for ds in rejected]
     document = KeyObjectSelectionDocument(
         evidence=rejected,
         content=KeyObjectSelection(document_title=TITLES[reason], referenced_objects=rejected),
@@ -39,7 +40,8 @@ def reject(objects: Sequence[Path], reason: str, case: str, at: str) -> Written:
         manufacturer_model_name="medrec",
         software_versions=__version__,
     )
-    date, time = uids.moment(at, rejected[0].get("TimezoneOffsetFromUTC", ""))
+    document.update(who)
+    date, time = uids.moment(at, who.get("TimezoneOffsetFromUTC", ""))
     for name in ("InstanceCreation", "Content", "Series"):
         setattr(document, f"{name}Date", date)
         setattr(document, f"{name}Time", time)
