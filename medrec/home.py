@@ -2,7 +2,7 @@
 
 Layout: medrec.db (the truth), mlflow.db and mlartifacts/ (the searchable copy), prefect/, reports/<case>/,
 outbox/<case>/ (what goes back to the archive, under the patient's name), batches/, kept/ (weights and cards by digest),
-key (of the pseudonyms, 0600). All below 0700.
+index/ (what was found in files that have not changed since), key (of the pseudonyms, 0600). All below 0700.
 """
 
 import os
@@ -25,6 +25,7 @@ class Home:
         self.outbox = self.root / "outbox"
         self.batches = self.root / "batches"
         self.kept = self.root / "kept"
+        self.index = self.root / "index"
         self.key = self.root / "key"
         self.prefect = self.root / "prefect"
         self.mlflow_database = self.root / "mlflow.db"
@@ -50,7 +51,8 @@ class Home:
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.root.chmod(0o700)
-            for folder in (self.reports, self.outbox, self.batches, self.kept, self.prefect, self.mlflow_artifacts):
+            folders = (self.reports, self.outbox, self.batches, self.kept, self.index, self.prefect)
+            for folder in (*folders, self.mlflow_artifacts):
                 folder.mkdir(exist_ok=True, mode=0o700)
         except OSError as error:
             raise WorldError(f"the home {self.root} cannot be made: {os.strerror(error.errno or 0)}") from error

@@ -19,7 +19,7 @@ from medrec.prediction import ModelCard, Prediction, Returned
 from medrec.report import Case, Report, Status
 from medrec.series import Series
 from medrec.stacks import stacks
-from medrec.volume import LPS_TO_RAS, Volume, affine_of
+from medrec.volume import LPS_TO_RAS, Volume
 
 SIZE = (24, 20, 12)
 CREATED = "2026-01-02T03:04:05Z"
@@ -64,7 +64,6 @@ def made(
     *,
     returned: Returned | None = None,
     multi_frame: bool = False,
-    sheared: bool = False,
     case: str = "c" * 24,
     **header: str,
 ) -> Made:
@@ -77,15 +76,10 @@ def made(
         enhance(folder, voxels, grid)
     archive = Archive(folder, KEY, {})
     files = archive.index().files
-    if sheared:  # the pipeline refuses a tilted stack; the writer must not make it worse
-        along = sorted(files, key=lambda f: float(np.dot(np.subtract(f.position_mm, grid[:3, 3]), grid[:3, 2])))
-        series = Series(tuple((f,) for f in along), tuple(float(x) for x in grid[:3, 2]))  # type: ignore[arg-type]
-        volume = Volume(voxels.astype(np.float32), affine_of(series), "scanner units", "s", "0" * 64)
-    else:
-        (series,) = (s for s in stacks(files) if isinstance(s, Series))
-        loaded = archive.load(series)
-        assert isinstance(loaded, tuple)
-        volume = loaded[0]
+    (series,) = (s for s in stacks(files) if isinstance(s, Series))
+    loaded = archive.load(series)
+    assert isinstance(loaded, tuple)
+    volume = loaded[0]
     read = mask if np.allclose(volume.affine_ijk_to_lps[:3, 2], grid[:3, 2], atol=1e-3) else mask[:, :, ::-1]
     card = next(c.card for c in configuration.cards if c.card.name == "phantom")
     if returned is not None:

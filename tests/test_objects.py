@@ -127,7 +127,7 @@ def test_frames_of_an_enhanced_object_are_told_by_number(tmp_path: Path, configu
 
 
 def test_a_tilted_stack_is_written_slice_by_slice(tmp_path: Path, configuration: Configuration) -> None:
-    one = made(tmp_path / "in", configuration, TILT, sheared=True)
+    one = made(tmp_path / "in", configuration, TILT)
     assert np.abs(by_frames(make(one.case, one.source)[0]) - one.centroid_lps_mm).max() < 0.01
 
 

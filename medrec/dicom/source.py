@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
+import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag, Tag
@@ -34,7 +35,8 @@ class SourceImage:
 class Source:
     """The header of a series' first file, without its pixels, and its slices in the order of `Series.slices`.
 
-    `orientation` is ImageOrientationPatient, `spacing_mm` (between rows, between columns), `distance_mm` of slices.
+    `orientation` is ImageOrientationPatient, `spacing_mm` (between rows, between columns), `distance_mm` of
+    slices along their normal, which a tilted gantry does not follow.
     """
 
     header: Dataset
@@ -55,22 +57,24 @@ def source_of(series: Series, first: bytes, opened: Callable[[ScanFile], BinaryI
     if ds is None:
         raise WorldError("the first file of a series is no longer DICOM")
     mosaic = frames.is_mosaic(ds)
-    uids: dict[int, tuple[str, str]] = {}
+    uids: dict[tuple[int, int], tuple[str, str]] = {}
     images = []
     for copies in series.slices:
         file = copies[0]
-        if file.ordinal not in uids:
-            uids[file.ordinal] = _identity(file, opened, names)
+        place = file.ordinal, file.member
+        if place not in uids:
+            uids[place] = _identity(file, opened, names)
         several = "." in file.instance and not mosaic
         assert file.position_mm is not None
-        images.append(SourceImage(*uids[file.ordinal], file.frame + 1 if several else None, file.position_mm))
+        images.append(SourceImage(*uids[place], file.frame + 1 if several else None, file.position_mm))
     for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData", "PerFrameFunctionalGroupsSequence"):
         if keyword in ds:
             del ds[keyword]
     shape = series.first
     assert shape.orientation is not None
     assert shape.spacing_mm is not None
-    step_mm = sum(x * x for x in series.direction_mm) ** 0.5
+    normal = np.cross(shape.orientation[:3], shape.orientation[3:])
+    step_mm = abs(float(np.dot(series.direction_mm, normal)))
     return Source(ds, tuple(images), shape.orientation, shape.spacing_mm, step_mm, shape.rows, shape.columns)
 
 
