@@ -5,8 +5,9 @@ into pseudonyms; `series` puts files into order or says why not, after `stacks` 
 whether they are what they are called; `routing` picks the series that a model's card (`prediction`) asks for;
 `volume` gives them a place in the patient (`conversion` writes that as NIfTI); `plausibility` doubts what is no head;
 `models` runs the networks; `findings` measures what they mark; `report` states facts and a careful verdict; `outputs`
-writes them; `audit` seals digests of everything; `store` keeps studies, cases and the ledger; `tracking` copies to
-MLflow. `pipeline` leads one study through all of them, `home` and `config` say where and how, `cli` is what people
+writes them, `objects` for the study's own archive; `audit` seals digests of everything; `store` keeps studies, cases
+and the ledger; `tracking` copies to MLflow; `sources` bring studies and `delivery` returns results, over the `network`
+to `peers`. `pipeline` leads one study through all of them, `home` and `config` say where and how, `cli` is what people
 type. `learning` makes the weights.
 Prefect lives in the package `flows`, beside this one.
 """

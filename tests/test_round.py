@@ -192,6 +192,15 @@ def test_a_configuration_that_names_nobody_is_refused_with_all_its_mistakes(tmp_
         assert words in told
 
 
+def test_the_configuration_that_readme_shows_is_one(tmp_path: Path) -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    (tmp_path / "medrec.yaml").write_text(readme.split("```yaml\n")[1].split("```")[0])
+    settings = config.load(tmp_path).settings
+    assert [d.release for d in settings.destinations] == ["after_review"]
+    assert settings.intake is not None
+    assert settings.intake.pull is not None
+
+
 def test_nothing_is_configured_by_default() -> None:
     settings = config.load().settings
     assert (settings.peers, settings.intake, settings.destinations) == ({}, None, ())

@@ -29,7 +29,7 @@ TAIL = """
 - Segmentation: BINARY or FRACTIONAL (probability), never LABELMAP; one segment a lesion, category 49755003 SCT
   "Morphologically Abnormal Structure", type 52988006 SCT "Lesion"; none where nothing was marked.
 - Comprehensive 3D SR: TID 1500 with a TID 1411 group for each lesion (volume, long and short axis, longest 3D diameter)
-  and the verdict as text under Qualitative Evaluations; PARTIAL never, UNVERIFIED and PRELIMINARY until accepted.
+  and the verdict as text under Qualitative Evaluations; always COMPLETE, UNVERIFIED and PRELIMINARY until accepted.
 - Encapsulated PDF: the report's pages, with the patient's name on them.
 - Key Object Selection: 113001 DCM or 113037 DCM, rejecting everything that a case has sent (IHE IOCM).
 - Patient and study attributes are those of the source, in ISO_IR 192; malformed dates, times, sexes and ages are left
