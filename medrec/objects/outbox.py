@@ -128,12 +128,12 @@ def written(name: str, ds: Dataset) -> Written:
 
 
 def _predecessors(folder: Path | None, source: Source) -> list[Dataset]:
-    """The report that a case takes the place of, when it is of the same study."""
-    path = folder / FILES["sr"] if folder is not None else None
-    if path is None or not path.is_file():
+    """The reports that a case takes the place of, as first written and as accepted, when they are of the same study."""
+    if folder is None:
         return []
-    before = pydicom.dcmread(path, stop_before_pixels=True)
-    return [before] if before.StudyInstanceUID == source.header.get("StudyInstanceUID") else []
+    paths = [at / FILES["sr"] for at in (folder, folder.with_name(f"{folder.name}-accepted"))]
+    found = [pydicom.dcmread(path, stop_before_pixels=True) for path in paths if path.is_file()]
+    return [ds for ds in found if ds.StudyInstanceUID == source.header.get("StudyInstanceUID")]
 
 
 def _flush(path: Path) -> None:
