@@ -11,8 +11,20 @@ a volume of a series, `archive` holds them together, `source` reads what goes ba
 decoders.
 """
 
-from medrec.dicom.archive import Archive, Index
-from medrec.dicom.pseudonyms import Pseudonyms
-from medrec.dicom.source import Source
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medrec.dicom.archive import Archive, Index
+    from medrec.dicom.pseudonyms import Pseudonyms
+    from medrec.dicom.source import Source
 
 __all__ = ["Archive", "Index", "Pseudonyms", "Source"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for only then: a worker process needs none of it, and starts in a third of the time."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from medrec.dicom import archive, pseudonyms, source
+
+    return getattr({"Pseudonyms": pseudonyms, "Source": source}.get(name, archive), name)
