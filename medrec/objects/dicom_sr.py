@@ -46,7 +46,7 @@ def write(case: Case, source: Source, seg: Dataset | None, predecessors: Sequenc
     (first,) = carried.stand_ins(source, who, [0])
     document = sr.Comprehensive3DSR(
         evidence=[first, *([seg] if seg is not None else [])],
-        content=_content(case, card, first, seg),
+        content=ContentSequence([_root()], is_root=True),
         series_instance_uid=uids.UNKNOWN,
         series_number=SERIES_NUMBER,
         sop_instance_uid=uids.UNKNOWN,
@@ -63,6 +63,8 @@ def write(case: Case, source: Source, seg: Dataset | None, predecessors: Sequenc
         specific_character_set=carried.CHARACTERS,
         previous_versions=list(predecessors) or None,
     )
+    # Put in afterwards: the constructor copies all content and searches it, which takes seconds for many lesions.
+    document.ContentSequence = _content(case, card, first, seg).ContentSequence
     for study in document.CurrentRequestedProcedureEvidenceSequence:
         for series in study.ReferencedSeriesSequence:
             if series.SeriesInstanceUID == first.SeriesInstanceUID:
@@ -71,10 +73,15 @@ def write(case: Case, source: Source, seg: Dataset | None, predecessors: Sequenc
     return document
 
 
-def _content(case: Case, card: ModelCard, first: Dataset, seg: Dataset | None) -> ContentSequence:
-    """TID 1500. highdicom's own template refuses a report without measurements; "nothing marked" is one."""
+def _root() -> sr.ContainerContentItem:
     root = sr.ContainerContentItem(name=codes.cid7021.ImagingMeasurementReport, template_id="1500")
     root.ContentSequence = ContentSequence()
+    return root
+
+
+def _content(case: Case, card: ModelCard, first: Dataset, seg: Dataset | None) -> sr.ContainerContentItem:
+    """TID 1500. highdicom's own template refuses a report without measurements; "nothing marked" is one."""
+    root = _root()
     for part in (
         sr.LanguageOfContentItemAndDescendants(ENGLISH),
         sr.ObservationContext(observer_device_context=_observer(card)),
@@ -92,7 +99,7 @@ def _content(case: Case, card: ModelCard, first: Dataset, seg: Dataset | None) -
     for name, text in _said(case, card):
         said.ContentSequence.append(sr.TextContentItem(name=name, value=text, relationship_type=CONTAINS))
     root.ContentSequence.append(said)
-    return ContentSequence([root], is_root=True)
+    return root
 
 
 def _said(case: Case, card: ModelCard) -> Iterator[tuple[CodedConcept, str]]:
