@@ -1,5 +1,6 @@
 """The store's promises, on SQLite and a real PostgreSQL: one chain, whoever writes, fails or dies."""
 
+import hmac
 import multiprocessing
 import sqlite3
 import stat
@@ -131,14 +132,15 @@ def test_a_finished_case_is_read_back_as_it_was_written(store: Store) -> None:
 
 def test_the_record_of_a_case_holds_its_row_and_the_callers_facts(store: Store) -> None:
     record = store.finish(a_case("key"), wrote("key"), LATER)
+    salt = store.salt("patient")
     assert (record.kind, record.at, record.previous) == ("case analysed", LATER, GENESIS)
     assert record.facts == {
         "case": "key",
-        "study": "study",
+        "study": hmac.new(salt.encode(), b"study", "sha256").hexdigest(),
         "batch": "night",
         "model": "brain_mr",
         "version": "1",
-        "inputs_sha256": "inputs",
+        "inputs_sha256": hmac.new(salt.encode(), b"inputs", "sha256").hexdigest(),
         "status": "analysed",
         "reason": "",
         "verdict": "finding",
@@ -298,7 +300,7 @@ def test_cases_without_a_model_supersede_each_other(store: Store) -> None:
 
 
 def test_records_of_other_kinds_continue_the_chain(store: Store) -> None:
-    first = store.append("configuration changed", AT, {"config_sha256": "0"})
+    first = store.append("configuration changed", AT, {"configuration": "0"})
     second = store.finish(a_case("key"), {}, AT)
     assert second.previous == first.digest
     assert list(store.ledger(since=1)) == [second]
@@ -306,14 +308,14 @@ def test_records_of_other_kinds_continue_the_chain(store: Store) -> None:
 
 
 def test_a_long_ledger_is_read_in_pages(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    records = [store.append("x", AT, {"number": i}) for i in range(7)]
+    records = [store.append("configuration changed", AT, {"configuration": str(i)}) for i in range(7)]
     monkeypatch.setattr(ledger, "PAGE", 3)
     assert list(store.ledger()) == records
     assert list(store.ledger(since=3)) == records[3:]
 
 
 def refused(store: Store, url: str, statement: str) -> None:
-    store.append("x", AT, {})
+    store.append("configuration changed", AT, {"configuration": "0"})
     with (
         pytest.raises(sa.exc.IntegrityError, match="the ledger only grows"),
         sa.create_engine(url).begin() as connection,
@@ -669,3 +671,61 @@ def test_a_server_that_went_away_is_found_again(postgresql_url: str) -> None:
             connection.exec_driver_sql(f"SELECT pg_terminate_backend(pid) {others}")
         store.finish(a_case("key"), {}, AT)
         assert problems(store) == []
+
+
+# What may stand where
+
+
+def test_a_review_before_any_report_and_a_promotion_without_evaluation_are_refused(store: Store) -> None:
+    review = {"case": "key", "report": "digest", "by": "reader", "decision": "agreed"}
+    with pytest.raises(DataError, match=r"'review' of case key without 'case analysed' before it"):
+        store.append("review", AT, review)
+    store.finish(a_failure("key"), {}, AT)
+    with pytest.raises(DataError, match="without 'case analysed'"):
+        store.append("review", AT, review)
+    store.finish(a_case("key"), {}, AT)
+    store.append("review", AT, review)
+    promoted, evaluated = {"card": "c", "by": "somebody"}, {"card": "c", "evaluation": "digest"}
+    for kind, facts in (("model promoted", promoted), ("model eligible", evaluated), ("model rolled back", promoted)):
+        with pytest.raises(DataError, match="before it"):
+            store.append(kind, AT, facts)
+    for kind in ("model evaluated", "model eligible"):
+        store.append(kind, AT, evaluated)
+    store.append("model promoted", AT, promoted)
+    store.append("model disabled", AT, {**promoted, "why": "drift"})
+    with pytest.raises(DataError, match="after 'model disabled'"):
+        store.append("model promoted", AT, promoted)
+    assert problems(store) == []
+
+
+def test_a_record_of_no_kind_without_its_facts_or_of_a_row_is_refused(store: Store) -> None:
+    with pytest.raises(ValueError, match="no kind of record called 'reveiw'"):
+        store.append("reveiw", AT, {})
+    with pytest.raises(ValueError, match="must say report, decision"):
+        store.append("review", AT, {"case": "key", "by": "reader"})
+    with pytest.raises(ValueError, match="together with the rows"):
+        store.append("case analysed", AT, {"case": "key", "status": "analysed", "files": {}})
+    assert list(store.ledger()) == []
+
+
+def test_the_story_of_a_case_is_every_record_about_it(store: Store) -> None:
+    store.finish(a_case("old"), {}, AT)
+    store.append("configuration changed", AT, {"configuration": "0"})
+    store.finish(a_case("new"), {}, LATER)
+    story = [(number, record.kind) for number, record in store.about("case old")]
+    assert story == [(1, "case analysed"), (4, "case superseded")]
+    assert [number for number, _ in store.about("case new")] == [3, 4]
+    latest = store.latest("configuration changed")
+    assert latest is not None
+    assert latest.facts == {"configuration": "0"}
+
+
+def test_digests_of_what_came_from_a_patient_are_keyed_with_the_patients_salt(store: Store) -> None:
+    store.remember_study("theirs", "other", AT)
+    told = {"inputs": ["digest"], "pixels": {"flair": "digest"}}
+    one = store.finish(a_case("one"), told, AT).facts
+    two = store.finish(a_case("two", study="theirs", patient="other"), told, AT).facts
+    assert "digest" not in str(one)
+    assert one["inputs"] == [hmac.new(store.salt("patient").encode(), b"digest", "sha256").hexdigest()]
+    assert one["inputs"] != two["inputs"]
+    assert one["pixels"] != two["pixels"]

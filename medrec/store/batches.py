@@ -27,7 +27,9 @@ class Batches(Session):
 
     def batches(self) -> tuple[BatchRow, ...]:
         """All batches, oldest first."""
-        rows = self._rows(sa.select(BATCHES).order_by(BATCHES.c.started_at, BATCHES.c.batch))
+        rows = self._rows(
+            sa.select(*(BATCHES.c[name] for name in BatchRow.__slots__)).order_by(BATCHES.c.started_at, BATCHES.c.batch)
+        )
         return tuple(BatchRow(*row) for row in rows)
 
     def remember_study(self, study: str, patient: str, at: str) -> None:

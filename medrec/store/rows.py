@@ -40,12 +40,16 @@ class CaseRow:
 
 @dataclass(frozen=True, slots=True)
 class BatchRow:
-    """One night; `finished_at` and `summary` (JSON text) are None while it runs, or when it was killed."""
+    """One night; `finished_at` and `summary` (JSON text) are None while it runs, or when it was killed.
+
+    `mlflow_run_id` is the run that shows it, once there is one.
+    """
 
     batch: str
     started_at: str
     finished_at: str | None
     summary: str | None
+    mlflow_run_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
