@@ -9,7 +9,7 @@ import json
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -168,7 +168,7 @@ class Night:
             elif isinstance(found, Refused):
                 self._account.refuse([found], str(found))
             progress(self._seen, max(total, self._seen))
-        self.planned = pipeline.plan(group(files), self._request.configuration)
+        self.planned = pipeline.plan(group(files), self._request.configuration, self._store.salt)
         self._load_models()
 
     def _load_models(self) -> None:
@@ -277,7 +277,7 @@ class Night:
             device = inference.device_name(settings.device)
             inference.use_threads(settings.threads)
             self._predictors[model.card.name] = inference.load(model.card, model.weights, device)
-            self._setting = Setting(self.batch, self._request.home, self._store, self._request.configuration, device)
+            self._setting = replace(self._setting, device=device, threads=inference.threads())
         return self._predictors[model.card.name]
 
     def _finished(self, planned: Planned, finished: Finished, started: datetime) -> CaseLine:

@@ -9,14 +9,15 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
-from medrec import __version__, findings, report
+from medrec import __version__, environment, findings, report, stages
+from medrec.audit import salted
 from medrec.config import CardFiles, Configuration
 from medrec.contrast import fluid_is_dark, proved
 from medrec.dicom import Archive
@@ -80,10 +81,16 @@ class Setting:
     store: Store
     configuration: Configuration
     device: str
+    threads: int = 0
 
 
-def plan(studies: Iterable[Study], configuration: Configuration) -> tuple[Planned, ...]:
-    """What is to be done, in the order of the studies' pseudonyms: a case for each study and each model that fits."""
+def plan(
+    studies: Iterable[Study], configuration: Configuration, salt_of: Callable[[str], str] = lambda patient: ""
+) -> tuple[Planned, ...]:
+    """What is to be done, in the order of the studies' pseudonyms: a case for each study and each model that fits.
+
+    Keys of cases are made with the patient's salt: when it is gone, a file no longer tells which case was its.
+    """
     every_card = _digest([c.card.digest for c in configuration.cards])
     planned: list[Planned] = []
     for study in studies:
@@ -101,7 +108,8 @@ def plan(studies: Iterable[Study], configuration: Configuration) -> tuple[Planne
             inputs = sorted({f.sha256 for f in route.files})
             card = every_card if model is None else model.card.digest
             weights = "" if model is None else model.card.weights_digest
-            planned.append(Planned(_digest([inputs, card, weights])[:KEY_DIGITS], study, model, route))
+            key = salted(salt_of(study.patients[0]), _digest([inputs, card, weights]))
+            planned.append(Planned(key[:KEY_DIGITS], study, model, route))
     return tuple(planned)
 
 
@@ -177,9 +185,9 @@ def finish(
     cannot be written.
     """
     now = datetime.now(UTC)
-    case = _case(planned, prepared, prediction, setting, now, failure)
+    case = case_of(planned, prepared, prediction, setting, now, failure)
     digests = _write(case, setting.home)
-    kept = keep(planned.model, setting.home) if planned.model is not None else {}
+    kept = keep(planned.model, setting.home)
     row = CaseRow(
         case=planned.case,
         study=planned.study.study,
@@ -205,6 +213,10 @@ def finish(
         "card": case.report.card_sha256,
         "configuration": case.report.config_sha256,
         "code": case.report.code_version,
+        "environment": environment.digest(),
+        "device": case.report.device,
+        "threads": setting.threads,
+        "stages": stages.digests(case),
         "files": digests | kept,
     }
     setting.store.remember_study(row.study, row.patient, case.report.created)
@@ -223,15 +235,17 @@ def refused_inputs(row: CaseRow, home: Home) -> dict[str, str]:
         return {}
 
 
-def keep(model: CardFiles, home: Home) -> dict[str, str]:
-    """Copy card and weights into the home by digest; returns file digests by path below the home.
+def keep(model: CardFiles | None, home: Home) -> dict[str, str]:
+    """Copy card, weights and the list of the environment into the home by digest; returns digests by path below it.
 
     Years later a report can be replayed with what made it, whatever the package holds then.
     """
+    contents = [(environment.content(), "environment.json")]
+    if model is not None:
+        contents += [(model.card.content, "card.json")]
+        contents += [(path.read_bytes(), "safetensors") for path in model.weights.values()]
     kept = {}
-    for data, suffix in [(model.card.content, "card.json")] + [
-        (p.read_bytes(), "safetensors") for p in model.weights.values()
-    ]:
+    for data, suffix in contents:
         digest = hashlib.sha256(data).hexdigest()
         path = home.kept / f"{digest}.{suffix}"
         if not path.exists():
@@ -243,14 +257,15 @@ def keep(model: CardFiles, home: Home) -> dict[str, str]:
     return kept
 
 
-def _case(
+def case_of(
     planned: Planned,
     prepared: Prepared | Skipped,
     prediction: Prediction | Skipped | None,
     setting: Setting,
     now: datetime,
-    failure: str,
+    failure: str = "",
 ) -> Case:
+    """The finished case with all that its writers need; nothing is written or stored."""
     card = planned.model.card if planned.model is not None else None
     skipped = next((p for p in (prepared, prediction) if isinstance(p, Skipped)), None)
     volumes = prepared.volumes if isinstance(prepared, Prepared) and skipped is None and not failure else {}

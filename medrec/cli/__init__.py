@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from medrec.cli import auditing, nights, reviewing, scans
+from medrec.cli import auditing, nights, replaying, reviewing, scans
 from medrec.cli.common import complain
 
 app = typer.Typer(
@@ -20,7 +20,15 @@ app = typer.Typer(
     help="Nightly DICOM batches to auditable tumour-detection reports. Research use; not a medical device.",
 )
 audit = typer.Typer(no_args_is_help=True, help="Check that nothing was changed since it was written.")
-for command in (nights.nightly, nights.demo, reviewing.ui, scans.convert, scans.inspect, scans.doctor):
+for command in (
+    nights.nightly,
+    nights.demo,
+    reviewing.ui,
+    scans.convert,
+    scans.inspect,
+    scans.doctor,
+    replaying.replay,
+):
     app.command()(command)
 audit.command()(auditing.verify)
 app.add_typer(audit, name="audit")

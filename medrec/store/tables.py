@@ -111,4 +111,4 @@ SEALED = (
 )
 SALTED = ("study", "inputs_sha256")
 # Of the facts that a case's record holds beside its row.
-SALTED_FACTS = ("inputs", "pixels")
+SALTED_FACTS = ("inputs", "pixels", "stages")
