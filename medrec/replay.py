@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from medrec import environment, pipeline, stages
 from medrec.audit import AuditRecord, salted
 from medrec.config import CardFiles, Configuration, Settings
+from medrec.config import load as configuration_of
 from medrec.dicom import Archive, Pseudonyms
 from medrec.errors import DataError, WeightsError
 from medrec.home import Home
@@ -150,6 +151,7 @@ class _Kept:
         self._home = home
         self._files: Mapping[str, str] = facts.get("files", {})
         self._folder = f"reports/{row.case}"
+        self._ordered = "stages" in facts
         self._card_digest = str(facts.get("card", ""))
         data = self._read(f"{self._folder}/report.json")
         self.report = Compared("kept report", data is not None, "" if data else "report.json is not as it was written")
@@ -164,6 +166,7 @@ class _Kept:
             card = ModelCard.model_validate_json(data)
         except ValidationError as error:
             return Compared("card", False, f"this medrec cannot read it ({error.error_count()} mistakes)")
+        card = card if self._ordered else _in_order(card)
         parts: list[Network | None] = [card.segmentation, card.classification]
         weights = {p.weights: self._home.kept / f"{p.sha256}.safetensors" for p in parts if p is not None}
         return CardFiles(card, weights)
@@ -182,6 +185,15 @@ class _Kept:
         except OSError:
             return None
         return data if hashlib.sha256(data).hexdigest() == self._files.get(relative) else None
+
+
+def _in_order(card: ModelCard) -> ModelCard:
+    """The card with its inputs in the order of the networks' channels.
+
+    Cards that release 0.1.0 kept have lost it: it is that of the packaged card of otherwise the same content.
+    """
+    same = (c.card for c in configuration_of().cards if c.card.model_dump() == card.model_dump())
+    return next(same, card)
 
 
 def _inputs(archive: Archive, study: str, wanted: set[str], salt: str) -> list[ScanFile] | Compared:
