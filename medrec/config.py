@@ -30,6 +30,9 @@ class Settings(Frozen):
     models: tuple[Name, ...] = ()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=0, le=256)] = 0
+    # Where each night leaves the ledger's signed head, best on a medium that can be written once, and the private key.
+    anchors: Path | None = None
+    anchor_key: Path | None = None
     experiment: Annotated[str, Field(pattern=r"^[\w .-]{1,60}$")] = "medrec"
 
 

@@ -5,6 +5,7 @@ kept/ (weights and cards by digest), key (of the pseudonyms, 0600). All below 07
 """
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,15 @@ class Home:
     def default(cls) -> Path:
         """MEDREC_HOME, or else the user's data folder."""
         return Path(os.environ.get("MEDREC_HOME") or platformdirs.user_data_dir("medrec", appauthor=False))
+
+    @property
+    def worker(self) -> str:
+        """What tells this home's nights from those of other homes on one store or MLflow: random, kept in the home."""
+        path = self.root / "worker"
+        if not path.is_file():
+            path.write_text(secrets.token_hex(8))
+            path.chmod(0o600)
+        return path.read_text().strip()
 
     def holds_store(self) -> bool:
         """Whether there is a store to read: asked before opening, which would make an empty one."""

@@ -7,14 +7,13 @@ study, or MLflow away, never ends the night.
 
 import json
 import secrets
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
-from medrec import pipeline
+from medrec import anchors, delivery, pipeline
 from medrec.config import CardFiles, Configuration
 from medrec.dicom import Archive, Pseudonyms
 from medrec.errors import ConfigError, WeightsError, WorldError
@@ -72,8 +71,7 @@ class Summary:
     @property
     def outcome(self) -> str:
         """What came of the studies, in a few words."""
-        counted = Counter(c.verdict or c.status for c in self.cases if c.status != Status.ALREADY_DONE)
-        return ", ".join(f"{n} {what}" for what, n in sorted(counted.items())) or "nothing new"
+        return delivery.outcome(asdict(self))
 
     @property
     def exit_code(self) -> int:
@@ -148,6 +146,7 @@ class Night:
             tracker.start_batch(self.batch, _ms(now))
             for model in self._request.configuration.cards:
                 tracker.register(model)
+            delivery.deliver_batches(self._store, tracker)
         except WorldError as error:
             self.warn(f"{error}; reports are delivered there on a later night")
             return None
@@ -235,16 +234,22 @@ class Night:
         self._store.finish_batch(self.batch, _iso(now), summary.to_json())
         (self._request.home.batches / f"{self.batch}.json").write_text(summary.to_json() + "\n")
         if self._tracker is not None:
-            counts = {f"files_{k}": v for k, v in summary.files.items()}
-            for status in Status:
-                counts[f"cases_{status.replace(' ', '_')}"] = sum(c.status == status for c in summary.cases)
             try:
-                description = _batch_description(summary)
-                head = self._store.head()
-                self._tracker.finish_batch(self.batch, summary.outcome, description, counts, summary.to_json(), head)
+                delivery.deliver_batches(self._store, self._tracker)
             except WorldError as error:
                 self.warn(str(error))
+        self._anchor(now)
         return self.summary()
+
+    def _anchor(self, now: datetime) -> None:
+        """Leave the ledger's signed head where the configuration says."""
+        settings = self._request.configuration.settings
+        if settings.anchors is None or settings.anchor_key is None:
+            return
+        try:
+            anchors.write(settings.anchors, settings.anchor_key, self._store.position(), _iso(now))
+        except (WorldError, ConfigError) as error:
+            self.warn(str(error))
 
     def summary(self) -> Summary:
         """The accounts as they stand."""
@@ -319,42 +324,14 @@ class Night:
 
     def _deliver(self) -> None:
         """Copy what waits in the outbox to MLflow; what cannot be copied now waits on."""
-        if self._tracker is None:
-            return
-        for entry in self._store.pending("mlflow"):
-            row = self._store.case(entry.case)
-            now = datetime.now(UTC)
-            if row is None:
-                continue
-            try:
-                delivery = self._tracker.deliver(row, _ms(now))
-            except (WorldError, OSError) as error:
-                self._store.postponed(entry.id, type(error).__name__, _iso(now))
-                self.warn("MLflow could not take a report; it is delivered on a later night")
-                break
-            self._store.set_mlflow_run(row.case, delivery.run_id)
-            self._store.delivered(entry.id, _iso(now))
+        if self._tracker is not None and not delivery.deliver_cases(self._store, self._tracker):
+            self.warn("MLflow could not take a report; it is delivered on a later night")
 
     def warn(self, text: str) -> None:
         """Say something to the operator, once, and keep it for the summary."""
         if text not in self._warnings:
             self._warnings.append(text)
             self._tell(text)
-
-
-def _batch_description(summary: Summary) -> str:
-    files = summary.files
-    lines = [
-        f"## Night {summary.batch}",
-        "",
-        f"{len(summary.cases)} studies; {files['seen']} files: {files['analysed']} analysed, "
-        f"{files['unused']} unused, {files['refused']} refused.",
-        "",
-        "| study | status | verdict | reason |",
-        "|---|---|---|---|",
-    ]
-    lines += [f"| {c.study[:8]} | {c.status} | {c.verdict or ''} | {c.reason} |" for c in summary.cases[:200]]
-    return "\n".join(lines)
 
 
 def _iso(moment: datetime) -> str:

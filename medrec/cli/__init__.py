@@ -30,7 +30,8 @@ for command in (
     replaying.replay,
 ):
     app.command()(command)
-audit.command()(auditing.verify)
+for auditors in (auditing.verify, auditing.show, auditing.export, auditing.make_key, auditing.anchor):
+    audit.command()(auditors)
 app.add_typer(audit, name="audit")
 
 

@@ -10,5 +10,6 @@ numbers, `parsing` makes a `ScanFile`, `pseudonyms` names it, `archive` walks a 
 
 from medrec.dicom.archive import Archive, Index
 from medrec.dicom.pseudonyms import Pseudonyms
+from medrec.dicom.renaming import Renamed
 
-__all__ = ["Archive", "Index", "Pseudonyms"]
+__all__ = ["Archive", "Index", "Pseudonyms", "Renamed"]

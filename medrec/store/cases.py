@@ -43,6 +43,11 @@ class Cases(Session):
         where = sa.true() if batch is None else CASES.c.batch == batch
         return tuple(case_row(row) for row in self._rows(sa.select(CASES).where(where).order_by(CASES.c.seq)))
 
+    def replaced_by(self, key: str) -> tuple[CaseRow, ...]:
+        """The cases that this one took out of force."""
+        where = CASES.c.superseded_by == key
+        return tuple(case_row(row) for row in self._rows(sa.select(CASES).where(where).order_by(CASES.c.seq)))
+
     def finish(self, row: CaseRow, facts: Mapping[str, object], now: str) -> AuditRecord:
         """Write a finished case, its ledger record and its outbox row in one transaction.
 

@@ -54,7 +54,10 @@ class BatchRow:
 
 @dataclass(frozen=True, slots=True)
 class OutboxRow:
-    """A case that waits for delivery, for the `attempts`-th time because of `why`."""
+    """A case that waits for delivery, for the `attempts`-th time because of `why`.
+
+    `fresh` says that nobody ever tried to deliver the case, neither this entry nor another.
+    """
 
     id: int
     kind: str
@@ -62,6 +65,7 @@ class OutboxRow:
     created_at: str
     attempts: int
     why: str | None
+    fresh: bool = False
 
 
 def case_row(row: "sa.Row[tuple[object, ...]]") -> CaseRow:
