@@ -14,7 +14,7 @@ from typing import Any
 from medrec.errors import WorldError
 from medrec.report import Status
 from medrec.store import CaseRow, Store
-from medrec.tracking import Delivery, Tracker, inert
+from medrec.tracking import HEAD, Delivery, Tracker, inert
 
 # Longer than MLflow ever takes for one report; a worker that died keeps an entry from the others for as long.
 LEASE = timedelta(minutes=10)
@@ -55,7 +55,7 @@ def deliver_batches(store: Store, tracker: Tracker) -> None:
             batch.batch, outcome(summary), description(summary), counts(summary), batch.summary, anchor
         )
         store.set_batch_run(batch.batch, done.run_id)
-        store.append("batch delivered", _iso(datetime.now(UTC)), _told(batch.batch, done, anchor))
+        store.append("batch delivered", _iso(datetime.now(UTC)), _told(batch.batch, done))
 
 
 def outcome(summary: Mapping[str, Any]) -> str:
@@ -97,10 +97,10 @@ def _replaced(store: Store, row: CaseRow) -> tuple[CaseRow, ...]:
     return store.replaced_by(row.case)
 
 
-def _told(batch: str, done: Delivery, anchor: tuple[int, str]) -> dict[str, object]:
+def _told(batch: str, done: Delivery) -> dict[str, object]:
     """What the ledger keeps of a night in MLflow: a digest for each tag, so that a changed one can be named."""
     tags = {name: hashlib.sha256(value.encode()).hexdigest() for name, value in done.tags.items()}
-    return {"batch": batch, "to": "mlflow", "what": [done.run_id], "tags": tags, "head": anchor[1]}
+    return {"batch": batch, "to": "mlflow", "what": [done.run_id], "tags": tags, "head": done.tags[HEAD]}
 
 
 def _iso(moment: datetime) -> str:

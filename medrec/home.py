@@ -25,6 +25,7 @@ class Home:
         self.batches = self.root / "batches"
         self.kept = self.root / "kept"
         self.key = self.root / "key"
+        self.renamed = self.root / "renamed"
         self.prefect = self.root / "prefect"
         self.mlflow_database = self.root / "mlflow.db"
         self.mlflow_artifacts = self.root / "mlartifacts"

@@ -47,7 +47,7 @@ KINDS: Mapping[str, Kind] = {
     # `to` is a word of ours ("mlflow", the name of a configured PACS); `what` are digests or ids of what went there.
     "delivery": Kind(("case", "to", "what"), ("case",), after=_ANY_CASE, never_after=_GONE),
     "delivery recalled": Kind(("case", "to", "what", "by"), ("case",), after=frozenset({"delivery"})),
-    "batch delivered": Kind(("batch", "to", "what"), ("batch",)),
+    "batch delivered": Kind(("batch", "to", "what", "tags", "head"), ("batch",)),
     # `report` is the SHA-256 of the report that was read.
     "review": Kind(("case", "report", "by", "decision"), ("case",), after=_ANALYSED, never_after=_GONE),
     "label": Kind(("study", "label", "by"), ("study",)),
@@ -65,7 +65,7 @@ KINDS: Mapping[str, Kind] = {
     "identity looked up": Kind(("cases", "by", "how", "found"), ("cases",)),
     "hold placed": Kind(("case", "by", "why"), ("case",)),
     "hold lifted": Kind(("case", "by", "why"), ("case",), after=frozenset({"hold placed"})),
-    "key rotated": Kind(("by", "mapping"), ("mapping",)),
+    "key rotated": Kind(("by", "mapping", "key"), ("mapping",)),
     "home restored": Kind(("by", "from_head"), ("from_head",)),
 }
 

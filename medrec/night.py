@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
-from medrec import anchors, delivery, pipeline
+from medrec import anchors, delivery, pipeline, privacy
 from medrec.config import CardFiles, Configuration
 from medrec.dicom import Archive, Pseudonyms
 from medrec.errors import ConfigError, WeightsError, WorldError
@@ -133,6 +133,7 @@ class Night:
         configuration = request.configuration
         self._store = Store.open(request.home.store_url)
         self._store.start_batch(self.batch, _iso(now))
+        privacy.settle(request.home, self._store)
         rules = rules_of(c.card for c in configuration.cards)
         self._archive = Archive(request.input, Pseudonyms.load(request.home.key), rules)
         self._setting = Setting(self.batch, request.home, self._store, configuration, "")
@@ -167,6 +168,9 @@ class Night:
             elif isinstance(found, Refused):
                 self._account.refuse([found], str(found))
             progress(self._seen, max(total, self._seen))
+        erased = self._store.erased_patients()
+        self._account.refuse((f for f in files if f.patient in erased), str(Reason.ERASED))
+        files = [f for f in files if f.patient not in erased]
         self.planned = pipeline.plan(group(files), self._request.configuration, self._store.salt)
         self._load_models()
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medrec import __version__, environment, findings, report, stages
+from medrec import __version__, burned, environment, findings, report, stages
 from medrec.audit import salted
 from medrec.config import CardFiles, Configuration
 from medrec.contrast import fluid_is_dark, proved
@@ -288,8 +288,12 @@ def case_of(
         flags += _missing_inputs(card, volumes) + _trained_on(card, volumes)
         if middle is None and found:
             flags += ("the image cuts the head off on one side: left and right are not told",)
-    status = Status.FAILED if failure else Status.REFUSED if skipped is not None else Status.ANALYSED
     used = planned.routed.inputs if isinstance(planned.routed, Routed) else {}
+    shown, screened = volumes, tuple[str, ...]()
+    if volumes and any(f.may_hold_text for series in used.values() for f in series.files):
+        shown, screened = burned.screened(volumes)
+    flags += screened
+    status = Status.FAILED if failure else Status.REFUSED if skipped is not None else Status.ANALYSED
     refused = _refused(prepared) if status is Status.ANALYSED else {}
     facts = Report(
         case=planned.case,
@@ -321,7 +325,7 @@ def case_of(
         code_version=__version__,
         device=setting.device if labels is not None else "",
     )
-    return Case(facts, card, volumes, prediction if isinstance(prediction, Prediction) else None, labels)
+    return Case(facts, card, shown, prediction if isinstance(prediction, Prediction) else None, labels)
 
 
 def outside_card(grid: Volume, card: ModelCard, nominal: bool) -> tuple[str, ...]:

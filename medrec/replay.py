@@ -259,8 +259,11 @@ def _near(case: Case, kept: _Kept) -> Iterator[Compared]:
 
 def _report(case: Case, before: Mapping[str, Any], whole: bool, exact: bool) -> Compared:
     """Field by field; a field that only one of the two releases knows is no difference."""
-    without = ("card_sha256",) + (() if whole else ("series", "refused_inputs"))
+    without = ("card_sha256",) + (() if whole else ("refused_inputs",))
     now = json.loads(json.dumps(stages.essence(case.report, without)))
+    # Series that no input came from may have been sent later, or be gone from the archive.
+    before = {**before, "series": [s for s in before.get("series", ()) if s["role"]]}
+    now["series"] = [s for s in now.get("series", ()) if s["role"]]
     spacing_mm = max(case.report.spacing_mm, default=0.0)
     same: Callable[[str, Any, Any], bool] = _equal if exact else lambda name, a, b: _close(name, a, b, spacing_mm)
     different = [name for name in now if name in before and not same(name, before[name], now[name])]

@@ -64,6 +64,7 @@ class Reason(StrEnum):
     NO_INPUT = "required input missing"
     WRONG_CONTRAST = "not the contrast it is called"
     OUTSIDE_CARD = "outside the model's card"
+    ERASED = "erased at the patient's request"
     FAILED = "analysis failed"
 
 
@@ -118,6 +119,7 @@ class ScanFile:
     `planes` are the slices of a file that holds several (`mosaic`: side by side in one frame); `frame` says which one
     this is after `expanded`. `promised_images` and `promised_slices` are the numbers of images in the acquisition and
     of slices in one volume that the header tells of. `content` is a digest of the pixel data as stored.
+    `may_hold_text`: names may be burned into its pixels.
     """
 
     sha256: str
@@ -150,6 +152,7 @@ class ScanFile:
     promised_slices: int | None = None
     timing: Timing = Timing()
     content: str = ""
+    may_hold_text: bool = False
 
     def expanded(self) -> tuple["ScanFile", ...]:
         """Its slices, each with its own place and traits; itself where it is one slice."""

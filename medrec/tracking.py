@@ -140,6 +140,9 @@ class Tracker:
         """Close the batch's run with its counts, its summary (JSON) and the ledger's length and head as an anchor."""
         with _MlflowAway():
             run_id = self._parent(batch, None)
+            before = self._client.get_run(run_id).data.tags
+            if HEAD in before and str(before.get(RECORDS, "")).isdecimal():
+                anchor = int(before[RECORDS]), before[HEAD]  # an anchor stays: what it holds fast is older
             metrics = [Metric(name, float(value), 0, 0) for name, value in counts.items()]
             tags = {NOTE: description, HEAD: anchor[1], RECORDS: str(anchor[0]), BATCH: batch}
             self._client.log_batch(run_id, metrics, (), [RunTag(k, v) for k, v in tags.items()])

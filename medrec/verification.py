@@ -7,15 +7,16 @@ first is the first that does not match.
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from medrec.audit import Problem
+from medrec.audit import AuditRecord, Problem
 from medrec.dicom import Renamed
 from medrec.errors import ConfigError
 from medrec.home import Home
-from medrec.kinds import CASE_KINDS, ERASED
+from medrec.kinds import CASE_KINDS, ERASED, KINDS, PRUNED, missing
 from medrec.store import CaseRow, Store
 from medrec.tracking import ARTIFACTS, Delivered, Tracker
 
@@ -29,6 +30,9 @@ def verify(home: Home, store: Store, since: int = 0) -> Iterator[Problem]:
         return _digest(home.root / relative)
 
     yield from store.verify(digest, renamed.original, since)
+    rotated = store.latest("key rotated")
+    if rotated is not None and digest(home.renamed.name) != rotated.facts["mapping"]:
+        yield Problem(f"{home.renamed.name} in the home", "it is not the mapping that the last rotation wrote")
     known = {row.case for row in store.cases()}
     for folder in sorted(home.reports.glob("[!.]*")):
         if folder.name not in known:
@@ -37,10 +41,13 @@ def verify(home: Home, store: Store, since: int = 0) -> Iterator[Problem]:
 
 def verify_mlflow(home: Home, store: Store, experiment: str) -> Iterator[Problem]:
     """What MLflow shows otherwise than it was delivered. Raises WorldError when it cannot be reached."""
-    cases, batches, heads = _delivered(home, store)
+    told = _Told()
+    for record in store.ledger():
+        told.add(record)
+    cases, batches = told.cases(home, store), told.batches
     for row in store.cases():
-        if row.mlflow_run_id is not None and row.case not in cases:
-            yield Problem(f"case {row.case[:12]}…", "the store names an MLflow run for it, the ledger no delivery")
+        if row.mlflow_run_id != told.runs.get(row.case):
+            yield Problem(f"case {row.case[:12]}…", "the store names another MLflow run for it than the ledger")
     if not cases and not batches:
         return
     if not home.mlflow_database.is_file() and not Tracker.is_elsewhere():
@@ -53,7 +60,7 @@ def verify_mlflow(home: Home, store: Store, experiment: str) -> Iterator[Problem
         if records and now != head:
             what = "was cut off" if now is None else "is another one now"
             yield Problem(f"anchor in MLflow of night {batch}", f"record {records} {what}: the ledger was rewritten")
-    for batch, head in sorted(heads.items()):
+    for batch, head in sorted(told.heads.items()):
         if head not in {h for _, h in tracker.anchors().values()} and batch in batches:
             yield Problem(f"anchor in MLflow of night {batch}", "the head that was anchored is not there")
 
@@ -74,37 +81,45 @@ def number_since(store: Store, text: str) -> int:
     raise ConfigError([f"--since: {text} is no number, digest or time of a record in this ledger"])
 
 
-def _delivered(
-    home: Home, store: Store
-) -> tuple[dict[str, Delivered], dict[str, tuple[str, Mapping[str, str]]], dict[str, str]]:
-    """What the ledger says was delivered to MLflow: cases, nights with the digests of their tags, and their anchors."""
-    runs: dict[str, str] = {}
-    files: dict[str, Mapping[str, str]] = {}
-    batches: dict[str, tuple[str, Mapping[str, str]]] = {}
-    heads: dict[str, str] = {}
-    for record in store.ledger():
-        kind, facts = record.kind, record.facts
-        key = str(facts.get("case"))
+@dataclass(slots=True)
+class _Told:
+    """What the ledger says was delivered to MLflow: runs and artifacts by case; run, tags, head by night."""
+
+    runs: dict[str, str] = field(default_factory=dict)
+    files: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    batches: dict[str, tuple[str, Mapping[str, str]]] = field(default_factory=dict)
+    heads: dict[str, str] = field(default_factory=dict)
+
+    def add(self, record: AuditRecord) -> None:
+        """Take up one record; a spoilt one is for `verify` to name."""
+        try:
+            kind, facts = record.kind, cast(dict[str, Any], record.facts)
+        except ValueError:
+            return
+        if kind not in KINDS or missing(kind, facts):
+            return
         if kind in CASE_KINDS:
-            files[key] = _artifacts(facts)
-            runs.pop(key, None)  # what was delivered before showed another report
+            self.files[facts["case"]] = _artifacts(facts)
+            self.runs.pop(facts["case"], None)  # what was delivered before showed another report
         elif kind == "delivery" and facts["to"] == "mlflow":
-            runs[key] = str(facts["what"][0])  # type: ignore[index]
+            self.runs[facts["case"]] = str(facts["what"][0])
         elif kind == "batch delivered":
-            batch = str(facts["batch"])
-            batches[batch] = (str(facts["what"][0]), facts["tags"])  # type: ignore[index, assignment]
-            heads[batch] = str(facts["head"])
-        elif kind == ERASED:
-            for gone in facts["cases"]:  # type: ignore[attr-defined]
-                runs.pop(str(gone), None)
-    rows = {row.case: row for row in store.cases()}
-    shown = {key for key, row in rows.items() if row.mlflow_run_id is not None}
-    cases = {
-        key: Delivered(rows[key], run, told, files[key], _superseded(rows, shown, key))
-        for key, run in runs.items()
-        if key in rows and (told := _facts(home, rows[key])) is not None
-    }
-    return cases, batches, heads
+            self.batches[facts["batch"]] = str(facts["what"][0]), facts["tags"]
+            self.heads[facts["batch"]] = str(facts["head"])
+        elif kind in (ERASED, PRUNED):
+            for gone in facts["cases"]:
+                self.runs.pop(gone, None)
+
+    def cases(self, home: Home, store: Store) -> dict[str, Delivered]:
+        """The delivered cases as MLflow must show them; those whose report is gone or spoilt are named elsewhere."""
+        rows = {row.case: row for row in store.cases()}
+        shown = {key for key, row in rows.items() if row.mlflow_run_id is not None}
+        return {
+            key: Delivered(rows[key], run, told, self.files[key], _superseded(rows, shown, key))
+            for key, run in self.runs.items()
+            if key in rows and len(self.files.get(key, ())) == len(ARTIFACTS)
+            if (told := _facts(home, rows[key])) is not None
+        }
 
 
 def _superseded(rows: Mapping[str, CaseRow], shown: set[str], key: str) -> str | None:

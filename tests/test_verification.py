@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -252,9 +252,9 @@ def test_the_story_of_a_case_says_what_decided_on_what(home: Home) -> None:
 
 
 @pytest.fixture
-def key(tmp_path: Path) -> Iterator[Path]:
+def key(tmp_path: Path) -> Path:
     anchors.make_key(tmp_path / "key.pem")
-    yield tmp_path / "key.pem"
+    return tmp_path / "key.pem"
 
 
 def test_openssl_agrees_with_a_signed_anchor(tmp_path: Path, key: Path) -> None:

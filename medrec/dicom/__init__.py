@@ -9,7 +9,18 @@ numbers, `parsing` makes a `ScanFile`, `pseudonyms` names it, `archive` walks a 
 """
 
 from medrec.dicom.archive import Archive, Index
+from medrec.dicom.identity import Identity, find, patient_of, whois
 from medrec.dicom.pseudonyms import Pseudonyms
-from medrec.dicom.renaming import Renamed
+from medrec.dicom.renaming import Renamed, replace_file
 
-__all__ = ["Archive", "Index", "Pseudonyms", "Renamed"]
+__all__ = [
+    "Archive",
+    "Identity",
+    "Index",
+    "Pseudonyms",
+    "Renamed",
+    "find",
+    "patient_of",
+    "replace_file",
+    "whois",
+]

@@ -59,7 +59,7 @@ class Archive:
 
     def count(self) -> int:
         """Number of files that `scan` will go through."""
-        return sum(1 for _ in _walk(self._folder))
+        return sum(1 for _ in walk(self._folder))
 
     def scan(self) -> Iterator[ScanFile | Refused | str]:
         """Read each file of the folder once, in the order of its path; a `str` is the digest of an unused file.
@@ -67,7 +67,7 @@ class Archive:
         Raises WorldError when a folder cannot be listed: files would be missed without a word.
         """
         seen: set[str] = set()
-        for ordinal, path in enumerate(_walk(self._folder)):
+        for ordinal, path in enumerate(walk(self._folder)):
             self._paths[ordinal] = path
             found = self._file(path, ordinal)
             digest = found if isinstance(found, str) else found.sha256
@@ -168,7 +168,9 @@ class Archive:
         return pixels.read(ds)
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def walk(folder: Path) -> Iterator[Path]:
+    """Every file below a folder, in the order of its path. Raises WorldError when a folder cannot be listed."""
+
     def fail(error: OSError) -> None:
         raise WorldError(f"a folder below the input cannot be listed: {os.strerror(error.errno or 0)}")
 

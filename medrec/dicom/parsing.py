@@ -31,6 +31,9 @@ PHOTOMETRIC = frozenset(
     {"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "HSV", "ARGB", "CMYK", "YBR_FULL", "YBR_FULL_422"}
     | {"YBR_PARTIAL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT", "XYB"}
 )
+# Machines and people write into these images.
+TEXT_MODALITIES = frozenset("BI CR DG DOC DX ES GM IO IVUS OP OT PX RF RG SM TG US XA XC".split())
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # and its multi-frame kin, .7.1 to .7.4
 MAX_SERIES_NUMBER = 999_999  # a longer one could be somebody's date of birth or id
 _WORD = re.compile("|".join(WORDS))
 # How many slices one volume has, or images one acquisition, where headers promise it: the standard's, GE's, Philips'.
@@ -111,6 +114,16 @@ def scan_file(
         promised_slices=next((n for key in PROMISED_SLICES if (n := header.whole(ds, key))), None),
         timing=_timing(ds),
         content=_content(ds),
+        may_hold_text=may_hold_text(ds),
+    )
+
+
+def may_hold_text(ds: pydicom.Dataset) -> bool:
+    """Whether the pixels may carry burned-in text: the object says so, or is of a kind that often does."""
+    return (
+        header.code(ds, "BurnedInAnnotation") == "YES"
+        or header.code(ds, "Modality") in TEXT_MODALITIES
+        or header.text(ds, "SOPClassUID").startswith(SECONDARY_CAPTURE)
     )
 
 

@@ -32,6 +32,11 @@ class Pseudonyms:
             name = _renamed(self.key[start : start + KEY_BYTES], name)
         return name
 
+    @property
+    def fingerprint(self) -> str:
+        """What two hosts compare to see that they have the same key; tells nothing of it."""
+        return hmac.new(self.key, b"fingerprint", hashlib.sha256).hexdigest()[:PSEUDONYM_DIGITS]
+
     def rotated(self) -> "Pseudonyms":
         """With a new key on top: a thief of the old one can no longer compute the names that are used from now on.
 

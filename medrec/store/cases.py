@@ -11,14 +11,15 @@ from medrec import audit, kinds
 from medrec.audit import AuditRecord, salted
 from medrec.errors import DataError
 from medrec.report import Status
+from medrec.store.ledger import Ledger
 from medrec.store.rows import CaseRow, case_row
-from medrec.store.session import Session, Tail
+from medrec.store.session import Tail
 from medrec.store.tables import CASES, OUTBOX, SALTED, SALTED_FACTS, SALTS
 
 SALT_BYTES = 16
 
 
-class Cases(Session):
+class Cases(Ledger):
     """What the store knows of cases."""
 
     def case(self, key: str) -> CaseRow | None:
