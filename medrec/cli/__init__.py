@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from medrec.cli import auditing, nights, people, replaying, reviewing, scans
+from medrec.cli import auditing, keeping, nights, people, replaying, reviewing, scans
 from medrec.cli.common import complain
 
 app = typer.Typer(
@@ -33,6 +33,9 @@ for command in (
 for private in (people.whois, people.find, people.erase, people.hold, people.prune, people.rotate_key):
     app.command()(private)
 app.command()(people.deidentify)
+app.command()(keeping.backup)
+app.command()(keeping.restore)
+app.command()(keeping.upgrade)
 for auditors in (auditing.verify, auditing.show, auditing.export, auditing.make_key, auditing.anchor):
     audit.command()(auditors)
 app.add_typer(audit, name="audit")

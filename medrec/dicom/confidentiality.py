@@ -1,8 +1,8 @@
 """De-identified copies of DICOM files: the Basic Application Level Confidentiality Profile (DICOM PS3.15 Annex E).
 
 What happens to each attribute is in Table E.1-1, taken as data from the package `dicom-anonymizer` (edition 2026c).
-Stricter than the table: private attributes, attributes that no dictionary knows, and every person's name go; every UID
-that DICOM itself does not define is replaced, wherever it stands. Pixels of objects that may carry burned-in text are
+Stricter than the table: private attributes, attributes that no dictionary knows, every person's name and all long text
+go; every UID that DICOM itself does not define is replaced, wherever it stands. Pixels of objects that may carry burned-in text are
 written only with `clean_pixels`; otherwise the file is withheld. Faces can be rebuilt from scans of heads: nothing here
 removes them.
 """
@@ -52,6 +52,8 @@ DEVICE = frozenset(
     "StationName".split()
 )
 STANDARD_ROOT = "1.2.840.10008."  # DICOM's own UIDs identify nobody
+# Kept nowhere, whether or not the table knows the attribute: people write anything into these.
+FREE_TEXT = frozenset({"PN", "UN", "LT", "ST", "UT", "UC"})
 MAX_SHIFT_DAYS = 1800
 DUMMY: dict[str, Any] = {
     **{"AS": "000Y", "CS": "REMOVED", "DA": "19000101", "DT": "19000101000000", "TM": "000000", "PN": "REMOVED"},
@@ -221,7 +223,7 @@ class _Profile:
             return "replaced" if action == "uids" and element.VR != "UI" else action
         if element.VR == "UI":
             return "uids"
-        return "removed" if element.VR in ("PN", "UN") else "kept"
+        return "removed" if element.VR in FREE_TEXT else "kept"
 
     def _change(self, ds: Dataset, element: DataElement, action: str) -> None:
         if action == "uids":
