@@ -75,7 +75,7 @@ def test_no_identity_is_left_in_any_byte_of_a_copy(tmp_path: Path) -> None:
     for path in (tmp_path / "out").iterdir():
         data = path.read_bytes() + path.name.encode()
         assert [word for word in SECRETS + uids if word.encode() in data] == []
-    for old, new in zip(before, sorted(copies, key=lambda ds: ds.InstanceNumber), strict=True):
+    for old, new in zip(*(sorted(d, key=lambda ds: ds.InstanceNumber) for d in (before, copies)), strict=True):
         assert old.PixelData == new.PixelData
         assert old.ImagePositionPatient == new.ImagePositionPatient
         assert not any(element.tag.is_private for element in new.iterall())

@@ -2,9 +2,9 @@
 
 What happens to each attribute is in Table E.1-1, taken as data from the package `dicom-anonymizer` (edition 2026c).
 Stricter than the table: private attributes, attributes that no dictionary knows, every person's name and all long text
-go; every UID that DICOM itself does not define is replaced, wherever it stands. Pixels of objects that may carry burned-in text are
-written only with `clean_pixels`; otherwise the file is withheld. Faces can be rebuilt from scans of heads: nothing here
-removes them.
+go; every UID that DICOM itself does not define is replaced, wherever it stands. Pixels of objects that may
+carry burned-in text are written only with `clean_pixels`; otherwise the file is withheld. Faces can be rebuilt from
+scans of heads: nothing here removes them.
 """
 
 import csv
