@@ -205,17 +205,14 @@ def rotate(home: Home, store: Store, configuration: Configuration) -> int:
 def settle(home: Home, store: Store) -> None:
     """Finish or undo a rotation that was killed. Raises ConfigError when the key is not the store's latest."""
     rotated = store.latest("key rotated")
-    mapping = _next(home.renamed)
-    if mapping.exists() or _next(home.key).exists():
-        done = rotated is not None and mapping.exists()
-        if done and _sha256(mapping) == rotated.facts["mapping"]:  # type: ignore[union-attr]
-            _next(home.key).replace(home.key)
-            mapping.replace(home.renamed)
-        elif not (rotated is not None and _sha256(home.renamed) == rotated.facts["mapping"]):
-            _next(home.key).unlink(missing_ok=True)
-            mapping.unlink(missing_ok=True)
-        elif _next(home.key).exists():
-            _next(home.key).replace(home.key)
+    key, mapping = _next(home.key), _next(home.renamed)
+    if rotated is not None and _sha256(mapping) == rotated.facts["mapping"]:  # the store has the new names
+        if key.exists():
+            key.replace(home.key)
+        mapping.replace(home.renamed)
+    else:
+        key.unlink(missing_ok=True)
+        mapping.unlink(missing_ok=True)
     if rotated is not None and Pseudonyms.load(home.key).fingerprint != rotated.facts["key"]:
         words = (
             "the key in this home is not the one of the last rotation: copy key and renamed from the host that did it"
