@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import PurePosixPath
 
-from medrec.kinds import CASE_KINDS, ERASED, FAILED, PRUNED, SUPERSEDED, misplaced, subjects
+from medrec.events import CASE_KINDS, ERASED, FAILED, PRUNED, SUPERSEDED, misplaced, subjects
 
 GENESIS = "0" * 64
 # Enough of a case key to find it by, few enough to read.

@@ -12,7 +12,7 @@ from medrec import __version__, audit_verifier
 from medrec.audit import written_files
 from medrec.errors import ConfigError, WorldError
 from medrec.home import Home
-from medrec.kinds import CASE_KINDS
+from medrec.events import CASE_KINDS
 from medrec.store import Store
 
 README = """A bundle of medrec {version}: {records} records, head {head}.

@@ -20,7 +20,7 @@ from medrec.config import Configuration
 from medrec.dicom import Identity, Pseudonyms, Renamed, find, replace_file, whois
 from medrec.errors import ConfigError, DataError, WorldError
 from medrec.home import Home
-from medrec.kinds import ERASED, PRUNED
+from medrec.events import ERASED, PRUNED
 from medrec.prediction import ModelCard
 from medrec.store import CaseRow, Store
 from medrec.tracking import Tracker

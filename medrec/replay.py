@@ -27,7 +27,7 @@ from medrec.config import load as configuration_of
 from medrec.dicom import Archive, Pseudonyms
 from medrec.errors import DataError, WeightsError
 from medrec.home import Home
-from medrec.kinds import CASE_KINDS, ERASED
+from medrec.events import CASE_KINDS, ERASED
 from medrec.pipeline import Planned, Prepared, Setting
 from medrec.prediction import ModelCard, Network, Prediction
 from medrec.report import Case, Status

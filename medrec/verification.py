@@ -16,7 +16,7 @@ from medrec.audit import AuditRecord, Problem
 from medrec.dicom import Renamed
 from medrec.errors import ConfigError
 from medrec.home import Home
-from medrec.kinds import CASE_KINDS, ERASED, KINDS, PRUNED, missing
+from medrec.events import CASE_KINDS, ERASED, KINDS, PRUNED, missing
 from medrec.store import CaseRow, Store
 from medrec.tracking import ARTIFACTS, Delivered, Tracker
 

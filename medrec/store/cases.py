@@ -7,7 +7,7 @@ from dataclasses import replace
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from medrec import audit, kinds
+from medrec import audit, events
 from medrec.audit import AuditRecord, salted
 from medrec.errors import DataError
 from medrec.report import Status
@@ -85,7 +85,7 @@ class Cases(Ledger):
             tail.connection.execute(sa.update(CASES).where(CASES.c.case.in_(replaced)).values(superseded_by=row.case))
             for old in replaced:
                 told = {"case": old, "by": row.case, "study": salted(salt, row.study)}
-                tail.add(kinds.SUPERSEDED, now, told)
+                tail.add(events.SUPERSEDED, now, told)
             entry = {"kind": "mlflow", "case": row.case, "created_at": now, "attempts": 0}
             tail.connection.execute(sa.insert(OUTBOX).values(entry))
             return record

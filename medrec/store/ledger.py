@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import sqlalchemy as sa
 
-from medrec import audit, kinds
+from medrec import audit, events
 from medrec.audit import AuditRecord, Problem, salted
 from medrec.store.session import Session, head_of
 from medrec.store.tables import CASES, LEDGER, LEDGER_SUBJECTS, SALTED, SALTS, SEALED
@@ -21,11 +21,11 @@ class Ledger(Session):
         """Add a record that belongs to no row, on the current head.
 
         Raises:
-            ValueError: the kind is none of `medrec.kinds`, belongs to a row, or the facts do not say what it asks.
+            ValueError: the kind is none of `medrec.events`, belongs to a row, or the facts do not say what it asks.
             TypeError: the facts hold something that the ledger does not take.
             DataError: the record may not stand here, such as a review before there is a report.
         """
-        if kind in kinds.WITH_ROWS:
+        if kind in events.WITH_ROWS:
             raise ValueError(f"a record {kind!r} is written together with the rows that it is about")
         return self._extend(lambda tail: tail.add(kind, at, facts))
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from medrec.errors import DataError
-from medrec.kinds import ERASED
+from medrec.events import ERASED
 from medrec.store.cases import Cases
 from medrec.store.session import Tail
 from medrec.store.tables import BATCHES, CASES, ERASED_PATIENTS, META, STUDIES

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.engine import Connection, Engine
 
-from medrec import audit, database, kinds
+from medrec import audit, database, events
 from medrec.audit import GENESIS, AuditRecord
 from medrec.errors import DataError, WorldError
 from medrec.store.tables import LEDGER, LEDGER_SUBJECTS
@@ -94,10 +94,10 @@ class Tail:
 
         Raises DataError when a record of its kind may not stand here, ValueError when it does not say what it must.
         """
-        if absent := kinds.missing(kind, facts):
+        if absent := events.missing(kind, facts):
             raise ValueError(f"a record {kind!r} must say {', '.join(absent)}")
-        about = kinds.subjects(kind, facts)
-        if why := kinds.misplaced(kind, self._before(about), about):
+        about = events.subjects(kind, facts)
+        if why := events.misplaced(kind, self._before(about), about):
             raise DataError(f"the ledger does not take this: {why}")
         record = audit.seal(self._digest, kind, at, facts)
         self.number += 1

@@ -11,7 +11,7 @@ from alembic import op
 revision = "0002"
 down_revision = "0001"
 
-# As in `medrec.kinds` when this was released; a migration stands on its own.
+# As in `medrec.events` when this was released; a migration stands on its own.
 CASE_KINDS = ("case analysed", "case refused", "case failed", "case superseded")
 
 
