@@ -11,8 +11,8 @@ from pathlib import Path
 from medrec import __version__, audit_verifier
 from medrec.audit import written_files
 from medrec.errors import ConfigError, WorldError
-from medrec.home import Home
 from medrec.events import CASE_KINDS
+from medrec.home import Home
 from medrec.store import Store
 
 README = """A bundle of medrec {version}: {records} records, head {head}.

@@ -45,6 +45,8 @@ class Settings(Frozen):
     # Where each night leaves the ledger's signed head, best on a medium that can be written once, and the private key.
     anchors: Path | None = None
     anchor_key: Path | None = None
+    # A study whose newest file is younger may still be arriving: it waits for the next night.
+    quiet_minutes: Annotated[float, Field(ge=0, le=1440)] = 0
     experiment: Annotated[str, Field(pattern=r"^[\w .-]{1,60}$")] = "medrec"
 
 

@@ -79,7 +79,8 @@ def description(summary: Mapping[str, Any]) -> str:
         f"## Night {summary['batch']}",
         "",
         f"{len(summary['cases'])} studies; {files['seen']} files: {files['analysed']} analysed, "
-        f"{files['unused']} unused, {files['refused']} refused.",
+        f"{files['unused']} unused, {files['refused']} refused"
+        + (f", {files['waiting']} waiting." if "waiting" in files else "."),
         "",
         "| study | status | verdict | reason |",
         "|---|---|---|---|",

@@ -19,8 +19,8 @@ from medrec import delivery
 from medrec.config import Configuration
 from medrec.dicom import Identity, Pseudonyms, Renamed, find, replace_file, whois
 from medrec.errors import ConfigError, DataError, WorldError
-from medrec.home import Home
 from medrec.events import ERASED, PRUNED
+from medrec.home import Home
 from medrec.prediction import ModelCard
 from medrec.store import CaseRow, Store
 from medrec.tracking import Tracker
@@ -100,6 +100,7 @@ def _sweep(home: Home, store: Store, configuration: Configuration) -> tuple[str,
             for folder in (home.reports / key, home.reports / f".draft-{key}"):
                 if folder.exists():
                     shutil.rmtree(folder)
+        _forget_files(home)
         _write_summaries(home, store)
     except OSError as error:
         raise WorldError(f"a report cannot be removed: {error.strerror}; erase again when it can") from None
@@ -110,6 +111,12 @@ def _sweep(home: Home, store: Store, configuration: Configuration) -> tuple[str,
     except WorldError as error:
         return (f"{error}: erase again when it is there",)
     return (f"{remote} deleted runs on the MLflow server: run mlflow gc there",) if remote else ()
+
+
+def _forget_files(home: Home) -> None:
+    """What earlier nights found in which file: costs the next night time only, and names pseudonyms and digests."""
+    for path in home.index.glob("*.jsonl"):
+        path.unlink()
 
 
 def _write_summaries(home: Home, store: Store) -> None:
@@ -194,6 +201,7 @@ def rotate(home: Home, store: Store, configuration: Configuration) -> int:
         facts = {"by": operator(), "mapping": hashlib.sha256(mapping).hexdigest(), "key": new.fingerprint}
         store.rename(steps, facts, _now())
         settle(home, store)
+        _forget_files(home)
         _write_summaries(home, store)
         store.requeue("mlflow", _now())
         tracker = Tracker(home, configuration.settings.experiment)

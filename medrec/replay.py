@@ -26,8 +26,8 @@ from medrec.config import CardFiles, Configuration, Settings
 from medrec.config import load as configuration_of
 from medrec.dicom import Archive, Pseudonyms
 from medrec.errors import DataError, WeightsError
-from medrec.home import Home
 from medrec.events import CASE_KINDS, ERASED
+from medrec.home import Home
 from medrec.pipeline import Planned, Prepared, Setting
 from medrec.prediction import ModelCard, Network, Prediction
 from medrec.report import Case, Status
@@ -198,7 +198,7 @@ def _in_order(card: ModelCard) -> ModelCard:
 
 def _inputs(archive: Archive, study: str, wanted: set[str], salt: str) -> list[ScanFile] | Compared:
     """The files of the study that are there; a comparison when recorded inputs are missing."""
-    files = [f for f in archive.scan() if isinstance(f, ScanFile) and f.study == study]
+    files = [f for f in archive.index().files if f.study == study]
     there = {salted(salt, f.sha256) for f in files}
     if missing := len(wanted - there):
         return Compared(

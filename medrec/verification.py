@@ -15,8 +15,8 @@ from typing import Any, cast
 from medrec.audit import AuditRecord, Problem
 from medrec.dicom import Renamed
 from medrec.errors import ConfigError
-from medrec.home import Home
 from medrec.events import CASE_KINDS, ERASED, KINDS, PRUNED, missing
+from medrec.home import Home
 from medrec.store import CaseRow, Store
 from medrec.tracking import ARTIFACTS, Delivered, Tracker
 

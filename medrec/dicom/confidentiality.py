@@ -30,8 +30,8 @@ from pydicom.uid import ExplicitVRLittleEndian
 from medrec import __version__
 from medrec.burned import NoDetectorError, text_in
 from medrec.dicom import header, parsing
-from medrec.dicom.archive import walk
 from medrec.dicom.decoders import decode
+from medrec.dicom.reading import walk
 from medrec.errors import ConfigError, WorldError
 
 # PS3.16 CID 7050.

@@ -12,8 +12,8 @@ from pathlib import Path
 import pydicom
 
 from medrec.dicom import header
-from medrec.dicom.archive import walk
 from medrec.dicom.pseudonyms import Pseudonyms
+from medrec.dicom.reading import ZIP, Part, parts_of, walk
 
 HEAD_BYTES = 2**20  # a header ends long before
 
@@ -67,7 +67,10 @@ def _headers(folder: Path) -> Iterator[pydicom.Dataset]:
         try:
             with path.open("rb") as file:
                 start = file.read(HEAD_BYTES)
-            if start[128:132] == b"DICM":
+            if start.startswith(ZIP):
+                parts = [part for part in parts_of(path, 0) if isinstance(part, Part)]
+                yield from (ds for part in parts if (ds := header.parse(part.data)) is not None)
+            elif start[128:132] == b"DICM":
                 yield pydicom.dcmread(io.BytesIO(start), stop_before_pixels=True)
             elif (ds := header.parse(path.read_bytes())) is not None:
                 yield ds
