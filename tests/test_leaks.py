@@ -182,7 +182,8 @@ def test_no_text_of_a_header_gets_out_of_the_dicom_room(
         ds.save_as(out)
     except (ValueError, UnicodeError):
         return  # cannot be written as DICOM at all
-    found = parsing.scan_file(out.getvalue(), "d", 0, Pseudonyms(b"k" * 32), {})
+    found = parsing.read(out.getvalue(), len(out.getvalue()), "d", 0, Pseudonyms(b"k" * 32), {})
+    assert isinstance(found, parsing.Parsed)
     assert "H057ILE" not in repr(found)
 
 
