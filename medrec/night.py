@@ -147,7 +147,15 @@ class Night:
         rules = rules_of(c.card for c in configuration.cards)
         self._archive = Archive(request.input, Pseudonyms.load(request.home.key), rules, memory=request.home.index)
         self._setting = Setting(self.batch, request.home, self._store, configuration, "")
+        self._note_configuration(now)
         self._tracker = self._reach_mlflow(now)
+
+    def _note_configuration(self, now: datetime) -> None:
+        """Put a configuration that is not the last night's into the ledger."""
+        facts = {"configuration": self._request.configuration.sha256}
+        last = self._store.latest("configuration changed")
+        if last is None or last.facts["configuration"] != facts["configuration"]:
+            self._store.append("configuration changed", _iso(now), facts)
 
     def _reach_mlflow(self, now: datetime) -> Tracker | None:
         try:

@@ -246,7 +246,9 @@ class Tracker:
 
     def _parent(self, batch: str, started_ms: int | None) -> str:
         if batch not in self._parents:
-            found = [r for r in self._search(f"tags.`{BATCH}` = '{batch}'") if CASE not in r.data.tags]
+            # By name too: its cases carry the same tag, and there may be thousands.
+            named = f"tags.`{BATCH}` = '{batch}' and attributes.run_name LIKE 'night %'"
+            found = [r for r in self._search(named) if CASE not in r.data.tags]
             run = (
                 found[0]
                 if found

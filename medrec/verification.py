@@ -33,21 +33,27 @@ def verify(home: Home, store: Store, since: int = 0) -> Iterator[Problem]:
     rotated = store.latest("key rotated")
     if rotated is not None and digest(home.renamed.name) != rotated.facts["mapping"]:
         yield Problem(f"{home.renamed.name} in the home", "it is not the mapping that the last rotation wrote")
+    told = _Told.of(store)
     known = {row.case for row in store.cases()}
     for folder in sorted(home.reports.glob("[!.]*")):
         if folder.name not in known:
             yield Problem(f"report of case {folder.name}", "the ledger knows nothing of it")
+            continue
+        for path in sorted(folder.rglob("*")):
+            if str(path.relative_to(home.root)) not in told.written:
+                yield Problem(f"{path.name} of case {folder.name[:12]}…", "no record tells of this file")
 
 
 def verify_mlflow(home: Home, store: Store, experiment: str) -> Iterator[Problem]:
     """What MLflow shows otherwise than it was delivered. Raises WorldError when it cannot be reached."""
-    told = _Told()
-    for record in store.ledger():
-        told.add(record)
+    told = _Told.of(store)
     cases, batches = told.cases(home, store), told.batches
+    waiting = {entry.case for entry in store.pending("mlflow")}
     for row in store.cases():
         if row.mlflow_run_id != told.runs.get(row.case):
             yield Problem(f"case {row.case[:12]}…", "the store names another MLflow run for it than the ledger")
+        elif row.mlflow_run_id is None and row.case not in waiting and row.case not in told.pruned:
+            yield Problem(f"case {row.case[:12]}…", "it neither was delivered to MLflow nor waits for it")
     if not cases and not batches:
         return
     if not home.mlflow_database.is_file() and not Tracker.is_elsewhere():
@@ -89,6 +95,16 @@ class _Told:
     files: dict[str, Mapping[str, str]] = field(default_factory=dict)
     batches: dict[str, tuple[str, Mapping[str, str]]] = field(default_factory=dict)
     heads: dict[str, str] = field(default_factory=dict)
+    written: set[str] = field(default_factory=set)
+    pruned: set[str] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, store: Store) -> "_Told":
+        """All that the ledger tells."""
+        told = cls()
+        for record in store.ledger():
+            told.add(record)
+        return told
 
     def add(self, record: AuditRecord) -> None:
         """Take up one record; a spoilt one is for `verify` to name."""
@@ -100,6 +116,7 @@ class _Told:
             return
         if kind in CASE_KINDS:
             self.files[facts["case"]] = _artifacts(facts)
+            self.written |= set(facts["files"])
             self.runs.pop(facts["case"], None)  # what was delivered before showed another report
         elif kind == "delivery" and facts["to"] == "mlflow":
             self.runs[facts["case"]] = str(facts["what"][0])
@@ -107,6 +124,7 @@ class _Told:
             self.batches[facts["batch"]] = str(facts["what"][0]), facts["tags"]
             self.heads[facts["batch"]] = str(facts["head"])
         elif kind in (ERASED, PRUNED):
+            self.pruned |= set(facts["cases"])
             for gone in facts["cases"]:
                 self.runs.pop(gone, None)
 

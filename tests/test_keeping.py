@@ -1,12 +1,11 @@
 """What was put away comes back whole; what an earlier release wrote goes on."""
 
 import shutil
-import sqlite3
 import tarfile
 from pathlib import Path
 
 import pytest
-from conftest import RunNight
+from conftest import RunNight, a_night, moved_artifacts
 from mlflow.tracking import MlflowClient
 from test_night import small_study
 
@@ -14,7 +13,6 @@ from medrec import keeping, privacy, verification
 from medrec.config import load
 from medrec.errors import ConfigError, DataError
 from medrec.home import Home
-from medrec.night import Night, Request
 from medrec.phantom import uid
 from medrec.replay import replay
 from medrec.store import Store
@@ -28,14 +26,6 @@ def problems(home: Home) -> list[str]:
         return [str(p) for p in found]
 
 
-def night(folder: Path, home: Home) -> list[str]:
-    with Night(Request(folder, home, load())) as batch:
-        batch.index()
-        for planned in batch.planned:
-            batch.analyse(planned)
-        return [c.status for c in batch.close().cases]
-
-
 def test_a_restored_home_verifies_and_goes_on_where_it_was(run_night: RunNight, tmp_path: Path) -> None:
     small_study(tmp_path / "in")
     case = run_night(tmp_path / "in").cases[0]
@@ -47,7 +37,7 @@ def test_a_restored_home_verifies_and_goes_on_where_it_was(run_night: RunNight, 
     assert problems(other) == []
     with Store.open(other.store_url) as store:
         assert [r.kind for r in store.ledger()][-1] == "home restored"
-    assert night(tmp_path / "in", other) == ["already done"]
+    assert [c.status for c in a_night(tmp_path / "in", other.root).cases] == ["already done"]
     run = MlflowClient(f"sqlite:///{other.mlflow_database}").get_run(str(case.mlflow_run_id))
     assert Path(run.info.artifact_uri, "report.html").is_file()
 
@@ -83,9 +73,7 @@ def old(tmp_path: Path) -> Home:
         for part in (model.card.segmentation, model.card.classification):
             if model.card.name == "phantom" and part is not None:
                 shutil.copy(model.weights[part.weights], home / "kept" / f"{part.sha256}.safetensors")
-    with sqlite3.connect(home / "mlflow.db") as connection:
-        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
-            connection.execute(f"UPDATE {table} SET {column} = replace({column}, '/srv/medrec', ?)", (str(home),))
+    moved_artifacts(home / "mlflow.db", "/srv/medrec", str(home))
     return Home(home)
 
 
@@ -110,7 +98,7 @@ def test_the_previous_releases_studies_are_done_and_their_cases_replay_and_can_b
         analysed = next(row for row in store.cases() if row.status == "analysed")
         done = replay(analysed.case, tmp_path / "in", old, store)
         assert (done.agrees, done.exact) == (True, False)
-    assert "already done" in night(tmp_path / "in", old)
+    assert "already done" in [c.status for c in a_night(tmp_path / "in", old.root).cases]
     with Store.open(old.store_url) as store:
         privacy.erase(analysed.patient, old, store, load())
         assert [str(p) for p in verification.verify(old, store)] == []

@@ -14,17 +14,16 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from conftest import RunNight
+from conftest import RunNight, a_night
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from leaks import hits, identities, searched
 from PIL import Image, PngImagePlugin
 from test_night import runs_of, small_study
 
-from medrec import bundle, config, keeping, privacy
+from medrec import bundle, keeping, privacy
 from medrec.home import Home
 from medrec.models import inference
-from medrec.night import Night, Request
 from medrec.phantom import uid
 from medrec.store import Store
 
@@ -92,7 +91,7 @@ def test_no_identity_of_shared_data_is_left_by_nights_failures_retries_replay_ex
         raise RuntimeError(f"a library that quotes a header: {sorted(words)}")
 
     monkeypatch.setattr(inference.TorchPredictor, "predict", poisoned)
-    assert _night(inbox, home) == ["failed", "refused", "refused"]
+    assert sorted(c.status for c in a_night(inbox, home.root).cases) == ["failed", "refused", "refused"]
     monkeypatch.setattr(inference.TorchPredictor, "predict", predict)
     command = [sys.executable, "-c", "from medrec.cli import main; main()"]
     environment = {**os.environ, "MEDREC_HOME": str(home.root), "MEDREC_INPUT": str(inbox)}
@@ -114,14 +113,6 @@ def test_no_identity_of_shared_data_is_left_by_nights_failures_retries_replay_ex
     (place / "console").write_text(said.out + said.err)
     left = searched(place, words) | searched(temporary, words)
     assert left == set()
-
-
-def _night(folder: Path, home: Home) -> list[str]:
-    with Night(Request(folder, home, config.load())) as night:
-        night.index()
-        for planned in night.planned:
-            night.analyse(planned)
-        return sorted(c.status for c in night.close().cases)
 
 
 # Hostile headers

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from conftest import RunNight
+from conftest import RunNight, a_night, copy_home
 from mlflow.entities import ViewType
 from mlflow.tracking import MlflowClient
 from test_night import small_study
@@ -27,15 +27,24 @@ from medrec.store import Store
 NAME, PATIENT, ACCESSION = "MUSTERMANN^ERIKA", "ID-4711-Q", "ACC-99-XY"
 
 
-@pytest.fixture
-def place(run_night: RunNight, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with Erika's case and another's; her files say who she is."""
-    for path in small_study(tmp_path / "in" / "a", patient_name=NAME, patient_id=PATIENT, study_uid=uid("people", "a")):
+    place = tmp_path_factory.mktemp("people")
+    for path in small_study(place / "in" / "a", patient_name=NAME, patient_id=PATIENT, study_uid=uid("people", "a")):
         header = pydicom.dcmread(path)
         header.AccessionNumber = ACCESSION
         header.save_as(path)
-    small_study(tmp_path / "in" / "b", patient_id="other", study_uid=uid("people", "b"), series_description="KNEE")
-    run_night(tmp_path / "in")
+    small_study(place / "in" / "b", patient_id="other", study_uid=uid("people", "b"), series_description="KNEE")
+    a_night(place / "in", place / "home")
+    return place
+
+
+@pytest.fixture
+def place(finished: Path, tmp_path: Path) -> Path:
+    """A copy of its own for each test."""
+    shutil.copytree(finished / "in", tmp_path / "in")
+    copy_home(finished / "home", tmp_path / "home")
     return tmp_path
 
 

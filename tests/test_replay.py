@@ -10,7 +10,7 @@ from conftest import RunNight
 from test_night import small_study
 
 from medrec import environment, pipeline
-from medrec.audit import seal
+from medrec.audit import AuditRecord, seal
 from medrec.errors import DataError
 from medrec.home import Home
 from medrec.replay import Replay, replay
@@ -77,13 +77,19 @@ def test_the_first_stage_that_differs_is_named(run_night: RunNight, tmp_path: Pa
     assert again(tmp_path).agrees
 
 
+def record_of(store: Store) -> tuple[int, AuditRecord]:
+    return next((n, r) for n, r in enumerate(store.ledger(), 1) if r.kind == "case analysed")
+
+
 def resealed(store: Store, **changes: object) -> None:
-    """A forger with the whole store: the only record is written anew, in a chain that fits."""
-    (record,) = store.ledger()
+    """A forger with the whole store: the case's record is written anew, with a digest that fits."""
+    number, record = record_of(store)
     forged = seal(record.previous, record.kind, record.at, {**record.facts, **changes})
     with store._writing() as connection:
         connection.exec_driver_sql("DROP TRIGGER ledger_no_update")
-        connection.exec_driver_sql("UPDATE ledger SET body = ?, digest = ?", (forged.body, forged.digest))
+        connection.exec_driver_sql(
+            "UPDATE ledger SET body = ?, digest = ? WHERE seq = ?", (forged.body, forged.digest, number)
+        )
 
 
 @pytest.mark.parametrize("stage", ["volumes", "prediction", "findings"])
@@ -91,7 +97,7 @@ def test_a_stage_that_was_recorded_otherwise_is_named(run_night: RunNight, tmp_p
     small_study(tmp_path / "in")
     run_night(tmp_path / "in")
     with Store.open(Home(tmp_path / "home").store_url) as store:
-        (record,) = store.ledger()
+        _, record = record_of(store)
         stages = record.facts["stages"]
         assert isinstance(stages, dict)
         resealed(store, stages={**stages, stage: "0" * 64})
@@ -110,7 +116,7 @@ def test_a_report_forged_together_with_its_record_does_not_survive_a_replay(
     facts |= {"verdict": "nothing marked", "findings": []}
     report.write_text(json.dumps(facts))
     with Store.open(Home(tmp_path / "home").store_url) as store:
-        (record,) = store.ledger()
+        _, record = record_of(store)
         files = dict(record.facts["files"])  # type: ignore[call-overload]
         files[f"reports/{case.case}/report.json"] = hashlib.sha256(report.read_bytes()).hexdigest()
         resealed(store, files=files)

@@ -1,6 +1,7 @@
 """The store's promises, on SQLite and a real PostgreSQL: one chain, whoever writes, fails or dies."""
 
 import hmac
+import json
 import multiprocessing
 import sqlite3
 import stat
@@ -729,3 +730,71 @@ def test_digests_of_what_came_from_a_patient_are_keyed_with_the_patients_salt(st
     assert one["inputs"] == [hmac.new(store.salt("patient").encode(), b"digest", "sha256").hexdigest()]
     assert one["inputs"] != two["inputs"]
     assert one["pixels"] != two["pixels"]
+
+
+# People's rights
+
+
+def test_an_erased_patient_leaves_a_tombstone_and_no_row(store: Store) -> None:
+    store.remember_study("theirs", "other", AT)
+    summary = '{"cases": [{"case": "old"}, {"case": "kept"}], "refusals": [{"sha256": "digest"}]}'
+    store.finish(a_case("old"), wrote("old"), AT)
+    store.finish(a_case("new"), wrote("new"), AT)
+    store.finish(a_case("kept", study="theirs", patient="other"), wrote("kept"), AT)
+    store.finish_batch("night", AT, summary)
+    assert store.erase("patient", ["digest"], ["model 1"], "somebody", LATER) == ("old", "new")
+    assert [row.case for row in store.cases()] == ["kept"]
+    assert [entry.case for entry in store.pending("mlflow")] == ["kept"]
+    assert (store.erased_patients(), store.of_patient("patient")) == ({"patient"}, ())
+    (batch,) = store.batches()
+    assert json.loads(batch.summary or "") == {"cases": [{"case": "kept"}], "refusals": []}
+    assert problems(store) == []
+    last = list(store.ledger())[-1]
+    assert last.facts == {"cases": ["old", "new"], "models": ["model 1"], "by": "somebody"}
+    with pytest.raises(DataError, match="no case of patient"):
+        store.erase("patient", (), (), "somebody", LATER)
+    with pytest.raises(DataError, match="after 'patient erased'"):
+        store.append("review", LATER, {"case": "old", "report": "r", "by": "b", "decision": "d"})
+
+
+def test_renamed_studies_and_patients_are_renamed_everywhere_and_verify_by_their_first_names(store: Store) -> None:
+    store.finish(a_case("key"), {}, AT)
+    store.finish_batch("night", AT, '{"cases": [{"case": "key", "study": "study"}], "refusals": []}')
+    steps = {"study": "new study", "patient": "new patient"}
+    store.rename(steps, {"by": "b", "mapping": "m", "key": "k"}, LATER)
+    row = store.case("key")
+    assert row is not None
+    assert (row.study, row.patient) == ("new study", "new patient")
+    assert store.pseudonyms() == {"new study", "new patient"}
+    assert "new study" in (store.batches()[0].summary or "")
+    first = {new: old for old, new in steps.items()}
+    assert [str(p) for p in store.verify(original=lambda name: first.get(name, name))] == []
+    assert any("study is" in str(p) for p in store.verify())
+
+
+def test_a_held_case_is_not_erased(store: Store) -> None:
+    store.finish(a_case("key"), {}, AT)
+    told = {"case": "key", "by": "b", "why": "court"}
+    with pytest.raises(DataError, match="without 'hold placed'"):
+        store.append("hold lifted", AT, told)
+    store.append("hold placed", AT, told)
+    assert store.held("key") == "court"
+    with pytest.raises(DataError, match="on hold"):
+        store.erase("patient", (), (), "b", AT)
+    store.append("hold lifted", AT, told)
+    assert store.erase("patient", (), (), "b", AT) == ("key",)
+
+
+def test_a_store_of_the_first_schema_is_brought_up_to_this_one_with_its_records(url: str) -> None:
+    with ready(Store.open(url)) as store:
+        old = store.finish(a_case("key"), {}, AT)
+        with store._writing() as connection:  # as 0001 left it
+            for statement in (
+                *("DROP TABLE ledger_subjects", "DROP TABLE salts", "DROP TABLE erased"),
+                *("ALTER TABLE outbox DROP COLUMN leased_by", "ALTER TABLE outbox DROP COLUMN leased_until"),
+                *("ALTER TABLE batches DROP COLUMN mlflow_run_id", "UPDATE medrec_schema SET version_num = '0001'"),
+            ):
+                connection.exec_driver_sql(statement)
+    with Store.open(url) as store:
+        assert store.salt("patient") == ""
+        assert [record.digest for _, record in store.about("case key")] == [old.digest]

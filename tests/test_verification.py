@@ -8,9 +8,11 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import a_night, copy_home
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mlflow.tracking import MlflowClient
@@ -39,29 +41,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     small_study(place / "in" / "b", patient_id="two", study_uid=uid("verify", "two"), series_description="KNEE")
     kept = paths[9].read_bytes()
     paths[9].unlink()
-    _night(place)
+    a_night(place / "in", place / "home")
     paths[9].write_bytes(kept)
-    _night(place)
+    a_night(place / "in", place / "home")
     return place / "home"
-
-
-def _night(place: Path) -> None:
-    with Night(Request(place / "in", Home(place / "home"), load())) as night:
-        night.index()
-        for planned in night.planned:
-            night.analyse(planned)
-        night.close()
 
 
 @pytest.fixture
 def home(finished: Path, tmp_path: Path) -> Home:
-    """A copy to be spoilt; MLflow's database names its artifacts by path, and follows."""
-    shutil.copytree(finished, tmp_path / "home")
-    with sqlite3.connect(tmp_path / "home" / "mlflow.db") as connection:
-        for table, column in (("runs", "artifact_uri"), ("experiments", "artifact_location")):
-            change = f"UPDATE {table} SET {column} = replace({column}, ?, ?)"
-            connection.execute(change, (str(finished), str(tmp_path / "home")))
-    return Home(tmp_path / "home")
+    """A copy to be spoilt."""
+    return copy_home(finished, tmp_path / "home")
 
 
 def problems(home: Home, *, mlflow: bool = False) -> list[str]:
@@ -220,6 +209,25 @@ def test_metrics_parameters_names_artifacts_and_runs_that_nobody_delivered_are_n
         assert what in found
 
 
+def test_a_file_beside_a_report_that_no_record_tells_of_is_named(home: Home) -> None:
+    folder = next(p for p in home.reports.iterdir())
+    (folder / "report-corrected.html").write_text("nothing marked")
+    (problem,) = problems(home)
+    assert "report-corrected.html" in problem
+
+
+def test_a_report_that_was_kept_from_mlflow_is_named(home: Home) -> None:
+    with sqlite3.connect(home.root / "medrec.db") as connection:
+        connection.execute("UPDATE outbox SET delivered_at = NULL")
+    with Store.open(home.store_url) as store:
+        row = store.cases()[0]
+        store.finish(replace(row, case="new", inputs_sha256="x", mlflow_run_id=None, superseded_by=None), {}, AT)
+    assert problems(home, mlflow=True) == []  # it waits
+    with sqlite3.connect(home.root / "medrec.db") as connection:
+        connection.execute("DELETE FROM outbox WHERE \"case\" = 'new'")
+    assert any("neither was delivered" in p for p in problems(home, mlflow=True))
+
+
 def test_since_leaves_out_what_came_before_and_says_when_it_knows_no_such_record(home: Home) -> None:
     with Store.open(home.store_url) as store:
         first = store.cases()[0]
@@ -285,8 +293,6 @@ def test_an_anchor_shows_a_rewritten_and_a_cut_ledger_and_a_changed_anchor(
 
 
 def test_a_night_leaves_its_anchor_where_the_configuration_says(tmp_path: Path, key: Path) -> None:
-    from dataclasses import replace
-
     small_study(tmp_path / "in", series_description="KNEE")
     folder, own = tmp_path / "anchors", load()
     own = replace(own, settings=own.settings.model_copy(update={"anchors": folder, "anchor_key": key}))
