@@ -117,6 +117,11 @@ def seal(previous: str, kind: str, at: str, facts: Mapping[str, object]) -> Audi
     return AuditRecord(body, hashlib.sha256(body).hexdigest(), previous)
 
 
+def anchor_text(position: tuple[int, str]) -> str:
+    """A ledger's end (`Store.position`) in one line, for a document that others keep, such as a DICOM SR."""
+    return f"medrec ledger, record {position[0]}: SHA-256 {position[1]}"
+
+
 def salted(salt: str, value: str) -> str:
     """A digest that only the holder of the salt can compute: HMAC-SHA256; `value` itself for the empty salt."""
     return hmac.new(salt.encode(), value.encode(), hashlib.sha256).hexdigest() if salt else value

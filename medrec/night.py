@@ -118,6 +118,7 @@ class Night:
         self._warnings: list[str] = []
         self._predictors: dict[str, Predictor] = {}
         self._seen = 0
+        self._mlflow_failed = False
 
     def __enter__(self) -> "Night":
         request = self._request
@@ -268,6 +269,7 @@ class Night:
 
     def close(self) -> Summary:
         """Deliver what waits, write the batch's summary, and return it."""
+        self._mlflow_failed = False
         self._deliver()
         summary = self.summary()
         now = datetime.now(UTC)
@@ -364,8 +366,14 @@ class Night:
         return line
 
     def _deliver(self) -> None:
-        """Copy what waits in the outbox to MLflow; what cannot be copied now waits on."""
-        if self._tracker is not None and not delivery.deliver_cases(self._store, self._tracker):
+        """Copy what waits in the outbox to MLflow; what cannot be copied now waits on.
+
+        After a failure the next try is the one at the night's end: a locked or slow MLflow costs its patience once.
+        """
+        if self._tracker is None or self._mlflow_failed:
+            return
+        self._mlflow_failed = not delivery.deliver_cases(self._store, self._tracker)
+        if self._mlflow_failed:
             self.warn("MLflow could not take a report; it is delivered on a later night")
 
     def warn(self, text: str) -> None:

@@ -124,3 +124,27 @@ def test_a_night_that_mlflow_missed_is_shown_by_the_next(
     ]
     assert run.info.status == "FINISHED"
     assert run.info.run_name.endswith("1 refused")
+
+
+def test_mlflow_that_cannot_take_a_report_is_asked_again_at_the_nights_end_only(
+    run_night: RunNight, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medrec.errors import WorldError
+    from medrec.phantom import uid
+
+    asked: list[str] = []
+
+    def locked(_: Tracker, row: object, *__: object, **___: object) -> None:
+        asked.append(getattr(row, "case", ""))
+        raise WorldError("MLflow cannot be reached or written (OperationalError)")
+
+    for number in range(3):
+        name = f"study{number}"
+        small_study(tmp_path / "in" / name, study_uid=uid("locked", name), series_description="KNEE")
+    with monkeypatch.context() as patch:
+        patch.setattr(Tracker, "deliver", locked)
+        summary = run_night(tmp_path / "in")
+    assert [c.status for c in summary.cases] == ["refused"] * 3
+    assert len(asked) == 2
+    assert any("later night" in w for w in summary.warnings)
+    assert all(c.mlflow_run_id for c in run_night(tmp_path / "in").cases)
