@@ -1,8 +1,8 @@
 """The folder that holds everything of one installation, and the lock that lets one night at a time work in it.
 
 Layout: medrec.db (the truth), mlflow.db and mlartifacts/ (the searchable copy), prefect/, reports/<case>/, batches/,
-kept/ (weights and cards by digest), index/ (what was found in files that have not changed since), key (of the
-pseudonyms, 0600). All below 0700.
+kept/ (weights, cards and environments by digest), index/ (what was found in files that have not changed since), key (of
+the pseudonyms, 0600), renamed (their first names, encrypted), worker (which home this is). All below 0700.
 """
 
 import os
