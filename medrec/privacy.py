@@ -9,7 +9,9 @@ import getpass
 import hashlib
 import json
 import shutil
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,6 +26,8 @@ from medrec.home import Home
 from medrec.prediction import ModelCard
 from medrec.store import CaseRow, Store
 from medrec.tracking import Tracker
+
+SCRUB_WAIT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +114,20 @@ def _sweep(home: Home, store: Store, configuration: Configuration) -> tuple[str,
         delivery.deliver_batches(store, tracker)
     except WorldError as error:
         return (f"{error}: erase again when it is there",)
+    try:
+        _scrub(home)
+    except sqlite3.Error:
+        return ("a database was in use and still holds deleted pages: erase again when nothing else runs",)
     return (f"{remote} deleted runs on the MLflow server: run mlflow gc there",) if remote else ()
+
+
+def _scrub(home: Home) -> None:
+    """Write the databases anew: SQLite leaves what was deleted in free pages and in its journal."""
+    for path in (home.root / "medrec.db", home.mlflow_database):
+        if path.exists():
+            with closing(sqlite3.connect(path, timeout=SCRUB_WAIT_S)) as connection:
+                connection.execute("VACUUM")
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def _forget_files(home: Home) -> None:
