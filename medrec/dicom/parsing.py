@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pydicom
 import xxhash
@@ -15,7 +15,6 @@ import xxhash
 from medrec.dicom import decoders, frames, header, pixels
 from medrec.dicom.pixels import Native
 from medrec.dicom.pseudonyms import Pseudonyms
-from medrec.prediction import InputRule
 from medrec.series import Reason, Refused, ScanFile, Timing
 
 # Image modalities of DICOM PS3.3 C.7.3.1.1.1.
@@ -49,10 +48,13 @@ _WORD = re.compile("|".join(WORDS))
 # How many slices one volume has, or images one acquisition, where headers promise it: the standard's, GE's, Philips'.
 PROMISED_SLICES: tuple[header.Key, ...] = ("NumberOfSlices", (0x0021, 0x104F), (0x2001, 0x1018))
 
+if TYPE_CHECKING:
+    from medrec.prediction import InputRule
+
 Compiled = tuple[dict[str, re.Pattern[str]], dict[str, re.Pattern[str]]]
 
 
-def compiled(rule: InputRule) -> Compiled:
+def compiled(rule: "InputRule") -> Compiled:
     """The patterns of a rule: those that must fit, those that must not."""
     match, exclude = rule.match, rule.exclude
     return {k: re.compile(p) for k, p in match.items()}, {k: re.compile(p) for k, p in exclude.items()}
