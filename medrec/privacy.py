@@ -19,7 +19,9 @@ from typing import Any
 
 from medrec import delivery
 from medrec.config import Configuration
-from medrec.dicom import Identity, Pseudonyms, Renamed, find, replace_file, whois
+from medrec.dicom import Pseudonyms
+from medrec.dicom.identity import Identity, find, whois
+from medrec.dicom.renaming import Renamed, replace_file
 from medrec.errors import ConfigError, DataError, WorldError
 from medrec.events import ERASED, PRUNED
 from medrec.home import Home

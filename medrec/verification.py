@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from medrec.audit import AuditRecord, Problem
-from medrec.dicom import Renamed
+from medrec.dicom.renaming import Renamed
 from medrec.errors import ConfigError
 from medrec.events import CASE_KINDS, ERASED, KINDS, PRUNED, missing
 from medrec.home import Home

@@ -47,6 +47,9 @@ def a_night(folder: Path, home: Path, own: config.Configuration | None = None, *
 
 def copy_home(source: Path, target: Path) -> Home:
     """A copy of a home to be spoilt."""
+    from mlflow.tracking._tracking_service import utils
+
+    utils._artifact_repos_cache.clear()  # by run: within one process the copy's artifacts would be the original's
     shutil.copytree(source, target)
     moved_artifacts(target / "mlflow.db", str(source), str(target))
     return Home(target)

@@ -18,6 +18,7 @@ DEEPEST = 4
 BASE64 = re.compile(rb"[A-Za-z0-9+/]{64,}={0,2}")
 ZLIB = re.compile(rb"x[\x01\x5e\x9c\xda]")  # how a zlib stream may begin (RFC 1950): PNG's and PDF's are such
 SHORTEST = 5
+NOBODY = {"BRAIN MR", "BREAST US", "MEDREC TEST DATA", "REFERRER"}  # words of shared data that name nobody
 NAMING = (
     "PatientName PatientID PatientBirthDate OtherPatientIDs AccessionNumber InstitutionName InstitutionAddress StudyID "
     "ReferringPhysicianName OperatorsName PerformingPhysicianName PatientAddress PatientTelephoneNumbers StationName "
@@ -37,7 +38,7 @@ def identities(folder: Path) -> set[str]:
             text = str(element.value)
             if element.VR != "SQ" and (element.keyword in NAMING or element.tag.is_private or "PHI" in text):
                 found |= {text, *text.split("^"), *re.findall(r"PHI\w+", text)}
-    return {word for word in found if len(word) >= SHORTEST and word not in {"UNKNOWN", "ANONYMOUS"}}
+    return {word for word in found if len(word) >= SHORTEST and word not in NOBODY}
 
 
 def searched(folder: Path, words: set[str]) -> set[tuple[str, str]]:

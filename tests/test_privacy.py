@@ -17,7 +17,9 @@ from test_night import small_study
 
 from medrec import privacy, verification
 from medrec.config import Configuration, Retention, load
-from medrec.dicom import Pseudonyms, Renamed, patient_of
+from medrec.dicom import Pseudonyms
+from medrec.dicom.identity import patient_of
+from medrec.dicom.renaming import Renamed
 from medrec.errors import ConfigError, DataError
 from medrec.home import Home
 from medrec.phantom import uid

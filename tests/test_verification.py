@@ -21,7 +21,7 @@ from test_night import small_study
 from medrec import anchors, bundle, story, verification
 from medrec.audit import seal
 from medrec.config import load
-from medrec.dicom import Renamed
+from medrec.dicom.renaming import Renamed
 from medrec.errors import ConfigError, DataError
 from medrec.home import Home
 from medrec.night import Night, Request

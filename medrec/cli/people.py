@@ -64,7 +64,8 @@ def erase(
     """Forget a patient: reports, pixels, salt and MLflow runs go, a tombstone stays, the ledger still verifies."""
     from medrec import config as configuration
     from medrec import privacy
-    from medrec.dicom import Pseudonyms, patient_of
+    from medrec.dicom import Pseudonyms
+    from medrec.dicom.identity import patient_of
 
     place, store = open_store(home)
     with store, place.lock():
