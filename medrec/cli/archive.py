@@ -85,7 +85,7 @@ def deliver(
     list_only: Annotated[bool, typer.Option("--list", help="Only say where each delivery stands.")] = False,
 ) -> None:
     """Bring results to the configured destinations, as far as their release rules allow."""
-    from medrec import delivery
+    from medrec import dispatch
     from medrec.store import State, Store
 
     place, settings = _settings(home, config)
@@ -95,7 +95,7 @@ def deliver(
             rows = store.deliveries()
         else:
             with place.lock():
-                done = delivery.deliver(store, place, settings.peers, settings.destinations, _now, retry=retry)
+                done = dispatch.deliver(store, place, settings.peers, settings.destinations, _now, retry=retry)
             rows = done.rows
             for problem in done.problems:
                 say(problem)
@@ -114,7 +114,7 @@ def recall(
     config: ConfigOption = None,
 ) -> None:
     """List every report of a model since a day; with --reject take each back, also where it was sent."""
-    from medrec import delivery
+    from medrec import dispatch
     from medrec.errors import ConfigError
     from medrec.store import Store
 
@@ -123,10 +123,10 @@ def recall(
         raise ConfigError([f"--home: there is no store at {place.root}: nothing to recall"])
     _day(since, "--since")
     with Store.open(place.store_url) as store, place.lock():
-        found = delivery.recall(store, place, model, since, reject, _now)
+        found = dispatch.recall(store, place, model, since, reject, _now)
         if reject is not None:
-            done = delivery.deliver(store, place, settings.peers, settings.destinations, _now)
-            found = delivery.recall(store, place, model, since, None, _now)
+            done = dispatch.deliver(store, place, settings.peers, settings.destinations, _now)
+            found = dispatch.recall(store, place, model, since, None, _now)
             for problem in done.problems:
                 say(problem)
     for a in found:

@@ -16,6 +16,7 @@ from medrec.store.session import Session, Tail
 from medrec.store.tables import ACCEPTED, CASES, DELIVERIES, RECALLED
 
 WHY_LENGTH = 500
+STATE, SENT = "delivery state", "delivery"  # kinds of records
 
 
 class State(StrEnum):
@@ -73,7 +74,7 @@ class Deliveries(Session):
             where = sa.and_(c.case == case, c.destination == destination, c.kind == kind)
             if tail.connection.execute(sa.select(c.id).where(where)).first() is not None:
                 return
-            tail.add(f"delivery {state}", at, _facts(case, destination, kind, why))
+            tail.add(STATE, at, _facts(case, destination, kind, state, why))
             values = {"case": case, "destination": destination, "kind": kind, "state": state.value, "why": why}
             values |= {"warnings": "", "created_at": at, "changed_at": at}
             tail.connection.execute(sa.insert(DELIVERIES).values(**values, attempts=0))
@@ -105,10 +106,10 @@ class Deliveries(Session):
 
         def write(tail: Tail) -> None:
             if state is not row.state or why != row.why:
-                told = _facts(row.case, row.destination, row.kind, why)
+                told = _facts(row.case, row.destination, row.kind, state, why)
                 told |= {"warnings": warnings} if warnings else {}
-                told |= {"objects": dict(objects)} if objects else {}
-                tail.add(f"delivery {state}", at, told)
+                told |= {"what": sorted(objects), "objects": dict(objects)} if objects else {}
+                tail.add(STATE if objects is None else SENT, at, told)
             where = DELIVERIES.c.id == row.id
             tail.connection.execute(sa.update(DELIVERIES).where(where).values(**values, state=state.value))
 
@@ -124,7 +125,7 @@ class Deliveries(Session):
         def write(tail: Tail) -> None:
             if tail.connection.execute(sa.select(ACCEPTED.c.case).where(ACCEPTED.c.case == case)).first() is not None:
                 return
-            tail.add("case accepted", at, {"case": case, "reviewer": reviewer})
+            tail.add("case accepted", at, {"case": case, "by": reviewer})
             tail.connection.execute(sa.insert(ACCEPTED).values(case=case, reviewer=reviewer, at=at))
 
         self._extend(write)
@@ -159,8 +160,8 @@ class Deliveries(Session):
         return tuple(case_row(row) for row in self._rows(query.order_by(CASES.c.seq)))
 
 
-def _facts(case: str, destination: str, kind: str, why: str) -> dict[str, object]:
-    told: dict[str, object] = {"case": case, "destination": destination, "kind": kind}
+def _facts(case: str, destination: str, kind: str, state: State, why: str) -> dict[str, object]:
+    told: dict[str, object] = {"case": case, "to": destination, "what": kind, "state": state.value}
     return told | ({"why": why} if why else {})
 
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from medrec import objects
-from medrec.delivery.release import plan
-from medrec.delivery.values import Delivered
+from medrec.dispatch.release import plan
+from medrec.dispatch.values import Delivered
 from medrec.errors import ConfigError, WorldError
 from medrec.home import Home
 from medrec.network import Outcome, Pacs, Person, RefusedError, UnreachableError, reach

@@ -7,9 +7,9 @@ PACS that is down delays and never loses or doubles; no person and no UID of a s
 `release` decides what may go, `push` brings one case to one PACS, `recall` takes back.
 """
 
-from medrec.delivery.push import deliver
-from medrec.delivery.recall import Affected, recall
-from medrec.delivery.release import plan
-from medrec.delivery.values import Delivered
+from medrec.dispatch.push import deliver
+from medrec.dispatch.recall import Affected, recall
+from medrec.dispatch.release import plan
+from medrec.dispatch.values import Delivered
 
 __all__ = ["Affected", "Delivered", "deliver", "plan", "recall"]
