@@ -7,6 +7,7 @@ no date, no path; files are written below the output folder only, named by serie
 import secrets
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +20,9 @@ from medrec.errors import ConfigError, WorldError
 from medrec.kinds import kinds_of
 from medrec.series import Reason, ScanFile, Series, Skipped, Study, group
 from medrec.stacks import stacks
-from medrec.volume import LPS_TO_RAS, Volume, affine_of, spacing_mm
+from medrec.volume import LPS_TO_RAS, Volume, affine_of, is_sheared, spacing_mm
 
+UNKNOWN = 0  # NIFTI_XFORM_UNKNOWN
 SCANNER = 1  # NIFTI_XFORM_SCANNER_ANAT: coordinates are those of the scanner (nifti1.h)
 # Whole numbers are kept as such in the first type that holds them all; single precision holds them exactly up to here.
 WHOLE = (np.int16, np.uint16, np.int32)
@@ -103,8 +105,12 @@ def convert(source: Path, folder: Path, *, gzip: bool = False, tilted: bool = Fa
         problems += [f"file {r.ordinal + 1}: {r}" for r in broken]
         name = f"series-{_label(result.first, series)}-{len(written) + 1:03d}.nii{'.gz' if gzip else ''}"
         try:
-            nibabel.save(_image(volume), folder / name)
+            draft = folder / f".draft-{name}"
+            nibabel.save(_image(volume), draft)
+            draft.replace(folder / name)
         except OSError as error:
+            with suppress(OSError):
+                draft.unlink()
             raise WorldError(f"{name} cannot be written: {error.strerror}") from None
         written.append(name)
         if volume_tilt := result.gantry_tilt_deg:
@@ -204,7 +210,8 @@ def _image(volume: Volume) -> nibabel.Nifti1Image:
     affine = LPS_TO_RAS @ volume.affine_ijk_to_lps
     image = nibabel.Nifti1Image(_compact(volume.voxels), affine)
     image.set_sform(affine, SCANNER)
-    image.set_qform(affine, SCANNER)
+    # A qform knows no shear: programs that prefer it would show a tilted stack upright.
+    image.set_qform(affine, UNKNOWN if is_sheared(affine) else SCANNER)
     image.header.set_xyzt_units("mm")
     return image
 

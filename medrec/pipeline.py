@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from medrec import __version__, burned, environment, findings, objects, report, stages
-from medrec.audit import salted
+from medrec.audit import anchor_text, salted
 from medrec.config import CardFiles, Configuration
 from medrec.contrast import fluid_is_dark, proved
 from medrec.dicom import Archive
@@ -491,7 +491,8 @@ def _return(case: Case, planned: Planned, setting: Setting, archive: Archive | N
     folder = setting.home.outbox / case.report.case
     earlier = setting.home.outbox / before.case if before is not None and before.case != case.report.case else None
     try:
-        found = objects.make(case, archive.source(planned.routed.inputs[card.grid]), earlier)
+        anchor = anchor_text(setting.store.position())
+        found = objects.make(case, archive.source(planned.routed.inputs[card.grid]), earlier, anchor)
     except objects.NotReturnableError as why:
         found = (objects.refusal(why),)
     objects.place(found, folder)

@@ -37,6 +37,7 @@ class Reason(StrEnum):
     NOT_DICOM = "not DICOM"
     BROKEN = "broken DICOM"
     TRUNCATED = "truncated"
+    BEYOND_LIMITS = "not read within its limits"
     NO_PIXELS = "no pixels"
     BAD_PIXELS = "pixels cannot be decoded"
     MISSING_UID = "missing UID"

@@ -38,6 +38,7 @@ TELLING = {
 }
 # Modalities whose images have, by the standard, no plane in the patient: ultrasound, projections, photographs.
 PLANAR = frozenset("BI CR DG DX ES GM IO MG OP OT PX RF RG SM TG US XA XC".split())
+CONTRASTS = ("echo_ms", "image_type", "diffusion", "temporal")
 MAX_TOGETHER = 3  # traits that may be needed at once: diffusion, image type and repetition
 
 
@@ -139,6 +140,10 @@ def _volumes(files: list[ScanFile]) -> list[Series | Skipped]:
     if len({f.instance for f in files}) == 1:
         return [_single(files)]
     together = _one(files)
+    if isinstance(together, Series) and (mixed := _mixed(files)):
+        # Each place once, but not of one kind: halves of several volumes, of which the other halves are not here.
+        groups = _grouped(files, mixed)
+        return [_named(_one(groups[key]), mixed, n, len(groups)) for n, key in enumerate(_sorted(groups), 1)]
     if isinstance(together, Series) or together.reason is not Reason.SAME_POSITION:
         return [together]
     for names in _by_trust():
@@ -193,9 +198,7 @@ def _by_trust() -> Iterator[tuple[str, ...]]:
 
 def _parts(files: list[ScanFile], names: tuple[str, ...]) -> list[list[ScanFile]] | None:
     """Files by the values of these traits; None unless each part has each place once and no part is superfluous."""
-    groups: dict[object, list[ScanFile]] = defaultdict(list)
-    for file in files:
-        groups[tuple(getattr(file.traits, name) for name in names)].append(file)
+    groups = _grouped(files, names)
     places = _places(files)
     most = max(Counter(places.values()).values())
     if len(groups) != most:  # fewer cannot be enough; more would tear volumes apart
@@ -203,7 +206,23 @@ def _parts(files: list[ScanFile], names: tuple[str, ...]) -> list[list[ScanFile]
     for group in groups.values():
         if len({places[f.instance] for f in group}) != len({f.instance for f in group}):
             return None
-    return [groups[key] for key in sorted(groups, key=lambda k: (str(len(str(k))), str(k)))]
+    return [groups[key] for key in _sorted(groups)]
+
+
+def _mixed(files: Sequence[ScanFile]) -> tuple[str, ...]:
+    """The traits by which slices are not of one volume, whatever their places: they make another contrast."""
+    return tuple(name for name in CONTRASTS if len({getattr(f.traits, name) for f in files}) > 1)
+
+
+def _grouped(files: Sequence[ScanFile], names: tuple[str, ...]) -> dict[object, list[ScanFile]]:
+    groups: dict[object, list[ScanFile]] = defaultdict(list)
+    for file in files:
+        groups[tuple(getattr(file.traits, name) for name in names)].append(file)
+    return groups
+
+
+def _sorted(groups: Iterable[object]) -> list[object]:
+    return sorted(groups, key=lambda k: (str(len(str(k))), str(k)))
 
 
 def _places(files: Sequence[ScanFile]) -> dict[str, int]:

@@ -45,6 +45,11 @@ def verify(home: Home, store: Store, since: int = 0) -> Iterator[Problem]:
     for folder in sorted(home.outbox.glob("[!.]*")):
         if folder.name.removesuffix("-accepted").removesuffix("-rejected") not in known:
             yield Problem(f"objects of case {folder.name}", "the ledger knows nothing of it")
+        for path in sorted(folder.rglob("*")) if folder.name in known else ():
+            if str(path.relative_to(home.root)) not in told.written:
+                yield Problem(
+                    f"{path.name} for the archive of case {folder.name[:12]}…", "no record tells of this file"
+                )
 
 
 def verify_mlflow(home: Home, store: Store, experiment: str) -> Iterator[Problem]:

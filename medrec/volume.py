@@ -14,6 +14,7 @@ import numpy.typing as npt
 from medrec.errors import ScanError
 from medrec.series import Series
 
+PERPENDICULAR = 5e-3  # cosine between axes; positions and directions are rounded
 HEAD_IS_CUT = 0.05  # share of tissue in the outermost plane; noise and an ear touch less of it
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # NIfTI counts towards right, anterior, superior
 
@@ -58,6 +59,12 @@ def spacing_mm(affine: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def voxel_volume_mm3(affine: npt.NDArray[np.float64]) -> float:
     """Volume of one voxel in mm3, oblique and sheared grids included."""
     return abs(float(np.linalg.det(affine[:3, :3])))
+
+
+def is_sheared(affine: npt.NDArray[np.float64]) -> bool:
+    """Whether the axes of a grid are not perpendicular: the slices of a tilted gantry."""
+    axes = affine[:3, :3] / spacing_mm(affine)
+    return bool(np.abs(axes.T @ axes - np.eye(3)).max() > PERPENDICULAR)
 
 
 def affine_of(series: Series) -> npt.NDArray[np.float64]:

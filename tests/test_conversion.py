@@ -18,6 +18,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import EnhancedMRImageStorage
 
 from medrec.conversion import convert, inspect
+from medrec.dicom import isolation, work
 from medrec.errors import ConfigError
 from medrec.phantom import grid, write_dicom
 from medrec.series import Reason
@@ -145,6 +146,7 @@ def test_a_tilted_stack_is_refused_or_written_as_it_lies(tmp_path: Path) -> None
     done = convert(tmp_path / "ct", tmp_path / "leaning", tilted=True)
     assert "13.5 degrees" in done.problems[0]
     image = nibabel.load(tmp_path / "leaning" / done.written[0])
+    assert (int(image.header["sform_code"]), int(image.header["qform_code"])) == (1, 0)  # a qform knows no shear
     for corner in ((0, 0, 0), (11, 9, 4), (0, 9, 2)):
         place = LPS_TO_RAS @ sheared @ (*corner, 1)
         where = tuple(np.rint(np.linalg.inv(image.affine) @ place)[:3].astype(int))
@@ -214,6 +216,19 @@ def test_an_enhanced_object_of_two_times_is_two_volumes(folder: Path, tmp_path: 
     first, second = written(enhanced(folder, repeats=2), tmp_path / "two")
     assert same(slices, first)
     assert same((slices[0] * 2, slices[1]), second)
+
+
+def test_a_file_of_many_volumes_is_decoded_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = []
+    original = isolation.start
+
+    def counted(function: object, *arguments: object, seconds: float) -> object:
+        decoded.append(function)
+        return original(function, *arguments, seconds=seconds)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(isolation, "start", counted)
+    assert len(written(enhanced(folder, repeats=6), tmp_path / "out")) == 6
+    assert decoded.count(work.decode) == 1
 
 
 def test_an_object_whose_frames_have_no_places_is_refused(folder: Path, tmp_path: Path) -> None:

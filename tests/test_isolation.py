@@ -2,14 +2,17 @@
 
 import ctypes
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from medrec.dicom import isolation
+from medrec.errors import WorldError
 
 
 def run(function, *arguments, seconds=20.0):  # type: ignore[no-untyped-def]
@@ -97,3 +100,52 @@ def test_a_program_needs_no_guard_and_its_workers_end_when_it_is_killed() -> Non
             return
         time.sleep(0.05)
     pytest.fail("the worker is still there")
+
+
+SMALL = """
+from medrec.dicom import isolation
+print(isolation.result(isolation.start(divmod, 7, 2, seconds=20.0)))
+"""
+
+
+def python(script: str, folder: Path, *, memory_bytes: int | None = None) -> str:
+    """What a script prints that is started in a folder, under a limit on its memory."""
+
+    def confine() -> None:
+        if memory_bytes is not None:
+            resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-P", "-c", script]
+    done = subprocess.run(command, cwd=folder, env=environment, preexec_fn=confine, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_nothing_is_imported_from_the_folder_in_which_we_are_started(tmp_path: Path) -> None:
+    for name in ("pickle", "numpy", "pydicom"):
+        (tmp_path / f"{name}.py").write_text("open('owned', 'w')")
+    assert python(SMALL, tmp_path) == "(3, 1)"
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_lower_limit_from_outside_is_kept(tmp_path: Path) -> None:
+    assert python(SMALL, tmp_path, memory_bytes=isolation.MEMORY_BYTES // 2) == "(3, 1)"
+
+
+def test_a_worker_that_cannot_start_is_no_fault_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    isolation.abandon()
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(WorldError, match="cannot be started"):
+        run(divmod, 7, 2)
+
+
+def test_what_is_given_up_ends_at_once() -> None:
+    future = isolation.start(hang_in_c, seconds=60.0)
+    time.sleep(0.5)
+    started = time.monotonic()
+    isolation.abandon()
+    with pytest.raises(isolation.Lost):
+        isolation.result(future)
+    assert time.monotonic() - started < 10
+    assert run(divmod, 7, 2) == (3, 1)

@@ -207,3 +207,30 @@ def test_no_file_is_ever_lost(chosen, strangeness) -> None:
     for v in volumes:
         steps = np.diff([c[0].position_mm[2] for c in v.slices])
         assert np.allclose(steps, steps[:1])
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("echo_ms", (20.0, 100.0)),
+        ("image_type", (("ORIGINAL", "PRIMARY", "M"), ("ORIGINAL", "PRIMARY", "P"))),
+        ("diffusion", ((0.0,), (1000.0,))),
+        ("temporal", (1, 2)),
+    ],
+)
+@pytest.mark.parametrize("owner", [lambda k: k // 3, lambda k: k % 2], ids=["halves", "alternating"])
+def test_slices_of_two_contrasts_never_make_one_volume_though_no_place_is_taken_twice(name, values, owner) -> None:
+    files = [replace(f, traits=Traits(**{name: values[owner(k)]})) for k, f in enumerate(volume())]
+    volumes, rest = taken_apart(files)
+    assert ([len(v.slices) for v in volumes], rest) == ([3, 3], [])
+    assert all(v.part.startswith("volume ") for v in volumes)
+    for one in volumes:
+        assert len({getattr(c.traits, name) for copies in one.slices for c in copies}) == 1
+
+
+def test_slices_acquired_at_different_moments_are_one_volume() -> None:
+    files = [
+        replace(f, traits=Traits(moment=f"{k}", acquisition=k, trigger_ms=float(k))) for k, f in enumerate(volume())
+    ]
+    (one,), rest = taken_apart(files)
+    assert (len(one.slices), one.part, rest) == (6, "", [])

@@ -30,14 +30,14 @@ for command in (
     replaying.replay,
 ):
     app.command()(command)
-for spoken in (archive.receive, archive.pull, archive.deliver, archive.recall, archive.conformance):
-    app.command()(spoken)
 for private in (people.whois, people.find, people.erase, people.hold, people.prune, people.rotate_key):
     app.command()(private)
 app.command()(people.deidentify)
 app.command()(keeping.backup)
 app.command()(keeping.restore)
 app.command()(keeping.upgrade)
+for spoken in (archive.receive, archive.pull, archive.deliver, archive.recall, archive.conformance):
+    app.command()(spoken)
 for auditors in (auditing.verify, auditing.show, auditing.export, auditing.make_key, auditing.anchor):
     audit.command()(auditors)
 app.add_typer(audit, name="audit")
@@ -46,6 +46,7 @@ app.add_typer(audit, name="audit")
 def main() -> None:
     """Entry point: turns our errors into words and exit codes."""
     os.umask(0o077)
+    os.environ["PYTHONSAFEPATH"] = "1"  # no process that we start runs code from the folder that it is started in
     from medrec.errors import AlreadyRunningError, ConfigError, DataError, MedrecError
 
     try:
@@ -59,7 +60,14 @@ def main() -> None:
     except MedrecError as error:
         complain(str(error))
         sys.exit(1)
+    except BrokenPipeError:
+        sys.exit(1)
+    except OSError as error:
+        complain(f"the answer cannot be written: {os.strerror(error.errno or 0)}")
+        sys.exit(1)
     except KeyboardInterrupt:
+        if (isolation := sys.modules.get("medrec.dicom.isolation")) is not None:
+            isolation.abandon()
         complain("stopped; what was finished stays, the next night goes on from there")
         sys.exit(130)
 

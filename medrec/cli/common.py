@@ -77,8 +77,13 @@ def stdout_kept(wanted: bool) -> Iterator[Callable[[str], None]]:
     if not wanted:
         yield typer.echo
         return
+    try:
+        kept = os.dup(1)
+    except OSError:
+        from medrec.errors import ConfigError
+
+        raise ConfigError(["--json: standard output is closed; there is nowhere to write to"]) from None
     sys.stdout.flush()
-    kept = os.dup(1)
     os.dup2(2, 1)
 
     def emit(text: str) -> None:

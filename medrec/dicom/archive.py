@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -86,6 +87,9 @@ class Archive:
         self._natives: dict[tuple[int, int], Native] = {}
         self._kept: dict[tuple[int, int], bytes] = {}
         self._room = KEEP_BYTES
+        self._packed: dict[int, reading.Packed] = {}
+        self._opened: dict[tuple[int, int], work.Decoded] = {}
+        self._large = threading.Lock()  # large files and zip files are read one at a time
         self._lock = threading.Lock()
 
     def count(self) -> int:
@@ -129,7 +133,7 @@ class Archive:
         Voxels are rescaled by DICOM's rule (PS3.3 C.11.1.1.2: stored value x slope + intercept), slice by slice.
         Raises WorldError when a file has changed since it was indexed.
         """
-        return Decoding(series, self._natives, self._bytes).volume()
+        return Decoding(series, self._natives, self._bytes, self._opened).volume()
 
     def source(self, series: Series) -> Source:
         """What objects made from a series must carry back to its study: read again from its files.
@@ -154,7 +158,13 @@ class Archive:
             self._room += len(kept) if kept is not None else 0
         if kept is not None:
             return kept
-        return reading.part_again(self._paths[file.ordinal], file.sha256, file.ordinal, file.member).data
+        path = self._paths[file.ordinal]
+        if not file.member:
+            return reading.bytes_again(path, file.sha256, file.ordinal)
+        if file.ordinal not in self._packed:
+            self._packed.clear()  # one at a time: it may be large
+            self._packed[file.ordinal] = reading.Packed(reading.bytes_again(path, file.sha256, file.ordinal))
+        return self._packed[file.ordinal].read(file.member)
 
     def _chunks(self) -> Iterator[list[tuple[int, Path, State | None]]]:
         chunk: list[tuple[int, Path, State | None]] = []
@@ -173,22 +183,43 @@ class Archive:
 
     def _read(self, chunk: Chunk) -> list[Entry]:
         entries: dict[int, Entry] = {}
-        new: dict[int, list[Part | Refused]] = {}
+        new: list[tuple[int, Path, State | None]] = []
         for ordinal, path, state in chunk:
             known = self._memory.recall(path, state) if self._memory is not None else None
             if known is None:
-                new[ordinal] = reading.parts_of(path, ordinal)
+                new.append((ordinal, path, state))
             else:
                 entries[ordinal] = known.numbered(ordinal)
-        parsed = iter(self._parsed([p for parts in new.values() for p in parts if isinstance(p, Part)]))
-        for ordinal, path, state in chunk:
-            if ordinal in new:
-                pairs = [(p, None) if isinstance(p, Refused) else next(parsed) for p in new[ordinal]]
-                entries[ordinal] = entry = Entry(tuple(f for f, _ in pairs), tuple(n for _, n in pairs))
-                if self._memory is not None and not any(_unread(f) for f in entry.found):
-                    self._memory.remember(path, state, entry, time.time_ns())
+        for (ordinal, path, state), entry in zip(new, self._entries(new), strict=True):
+            entries[ordinal] = entry
+            if self._memory is not None and not any(_unread(f) for f in entry.found):
+                self._memory.remember(path, state, entry, time.time_ns())
         self._note(entries.values())
         return [entries[ordinal] for ordinal, _, _ in chunk]
+
+    def _entries(self, new: Chunk) -> list[Entry]:
+        """What is in files that must be read; no more than `BYTES_AT_ONCE` of small ones are held, or one large one."""
+        found: dict[int, list[tuple[Found, Native | None]]] = {ordinal: [] for ordinal, _, _ in new}
+        waiting: list[Part] = []
+
+        def parse() -> None:
+            for part, pair in zip(waiting, self._parsed(waiting), strict=True):
+                found[part.ordinal].append(pair)
+            waiting.clear()
+
+        for ordinal, path, state in new:
+            large = state is not None and state.size > BYTES_AT_ONCE
+            with self._large if large or reading.is_zip(path) else nullcontext():
+                for part in reading.parts_of(path, ordinal):
+                    if isinstance(part, Refused):
+                        found[ordinal].append((part, None))
+                        continue
+                    waiting.append(part)
+                    held = sum(len(p.data) for p in waiting)
+                    if held >= BYTES_AT_ONCE or len(waiting) >= FILES_AT_ONCE:
+                        parse()
+        parse()
+        return [Entry(tuple(f for f, _ in pairs), tuple(n for _, n in pairs)) for pairs in found.values()]
 
     def _note(self, entries: Iterable[Entry]) -> None:
         with self._lock:
@@ -231,10 +262,17 @@ class Archive:
     ) -> list[Parsed | Refused | str | Incomplete]:
         try:
             return isolation.result(future)
+        except isolation.Lost:
+            pass  # one of them: which? And was it the file, or the machine?
+        return [self._alone(file) for file in batch]
+
+    def _alone(self, file: work.Beginning) -> Parsed | Refused | str | Incomplete:
+        future = isolation.start(work.parse, [file], self._pseudonyms, self._rules, seconds=PARSE_SECONDS)
+        try:
+            (found,) = isolation.result(future)
         except isolation.Lost as lost:
-            if len(batch) == 1:
-                return [Refused(batch[0].digest, batch[0].ordinal, Reason.BROKEN, lost.why)]
-        return [found for file in batch for found in self._parse([file])]  # one of them: which?
+            return Refused(file.digest, file.ordinal, Reason.BEYOND_LIMITS, lost.why)
+        return found
 
 
 def _memory(memory: Path, folder: Path, pseudonyms: Pseudonyms, rules: Mapping[str, "InputRule"]) -> "Memory":
@@ -248,16 +286,21 @@ def _beginning(part: Part, most: int | None) -> work.Beginning:
 
 
 def _unread(found: Found) -> bool:
-    return isinstance(found, Refused) and found.reason is Reason.UNREADABLE
+    """What says more of this night than of the file: it is looked at again on the next."""
+    return isinstance(found, Refused) and found.reason in (Reason.UNREADABLE, Reason.BEYOND_LIMITS)
 
 
 def _in_order(read: Callable[[Chunk], list[Entry]], chunks: Iterable[Chunk]) -> Iterator[Entry]:
     """`read` over all chunks by a few threads, with a few chunks under way at a time."""
     with ThreadPoolExecutor(2 * isolation.WORKERS, "read") as threads:
         under_way: deque[Future[list[Entry]]] = deque()
-        for chunk in chunks:
-            under_way.append(threads.submit(read, chunk))
-            if len(under_way) > 2 * isolation.WORKERS:
+        try:
+            for chunk in chunks:
+                under_way.append(threads.submit(read, chunk))
+                if len(under_way) > 2 * isolation.WORKERS:
+                    yield from under_way.popleft().result()
+            while under_way:
                 yield from under_way.popleft().result()
-        while under_way:
-            yield from under_way.popleft().result()
+        except KeyboardInterrupt:
+            isolation.abandon()  # nobody wants to wait for the file that takes long
+            raise

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medrec.dicom import isolation, work
+from medrec.dicom.decoders import PixelError
 from medrec.dicom.pixels import Native
 from medrec.dicom.work import Decoded
 from medrec.series import Reason, Refused, ScanFile, Series, Skipped
@@ -28,9 +29,19 @@ Key = tuple[int, int]  # ordinal and member of a file
 
 
 class Decoding:
-    """The decoding of one series; `read` gives the bytes of a file, `natives` where plain pixels lie in theirs."""
+    """The decoding of one series; `read` gives the bytes of a file, `natives` where plain pixels lie in theirs.
 
-    def __init__(self, series: Series, natives: Mapping[Key, Native], read: Callable[[ScanFile], bytes]) -> None:
+    `opened` keeps the last file that holds several slices: it may hold several series too.
+    """
+
+    def __init__(
+        self,
+        series: Series,
+        natives: Mapping[Key, Native],
+        read: Callable[[ScanFile], bytes],
+        opened: dict[Key, Decoded],
+    ) -> None:
+        self._opened = opened
         self._series = series
         self._natives = natives
         self._read = read
@@ -85,8 +96,8 @@ class Decoding:
     def _decoded(self, file: ScanFile, number: int) -> Decoded | None:
         """The pixels of a file; None where there are none, which is noted."""
         key = _key(file)
-        if key in self._done or key in self._refused:
-            return self._done.get(key)
+        if key in self._done or key in self._refused or key in self._opened:
+            return self._done.get(key) or self._opened.get(key)
         native = self._natives.get(key)
         found: Decoded | str = self._plain(file, native) if native is not None else self._isolated(file)
         if not isinstance(found, str) and found[0].shape[1:] != (file.rows, file.columns):
@@ -98,11 +109,18 @@ class Decoding:
             detail = found or f"slice {number}"
             self._refused[key] = Refused(file.sha256, file.ordinal, Reason.BAD_PIXELS, detail)
             return None
-        self._done[key] = found
+        if len(found[0]) > 1:
+            self._opened.clear()
+            self._opened[key] = found
+        else:
+            self._done[key] = found
         return found
 
-    def _plain(self, file: ScanFile, native: Native) -> Decoded:
-        stored, values = native.read(self._read(file))
+    def _plain(self, file: ScanFile, native: Native) -> Decoded | str:
+        try:
+            stored, values = native.read(self._read(file))
+        except PixelError as error:
+            return str(error)
         return stored[None], values[None]
 
     def _isolated(self, file: ScanFile) -> Decoded | str:
@@ -110,10 +128,14 @@ class Decoding:
             coming = next(self._coming, None)
             if coming is None:
                 break
-            if _key(coming) not in self._natives:
+            if _key(coming) not in self._natives and _key(coming) not in self._opened:
                 self._under_way[_key(coming)] = self._start(coming)
         try:
             return isolation.result(self._under_way.pop(_key(file)))
+        except isolation.Lost:
+            pass  # was it the file, or the machine?
+        try:
+            return isolation.result(self._start(file))
         except isolation.Lost as lost:
             return lost.why
 

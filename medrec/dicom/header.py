@@ -30,6 +30,8 @@ warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
 pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE
 
 MAX_INFLATED_BYTES = 2**30  # of a deflated file: a few kilobytes can stand for terabytes
+# With which a file begins that has no preamble: its meta header or its data set, of either byte order.
+_FIRST_GROUPS = (b"\2\0", b"\0\2", b"\x08\0", b"\0\x08")
 PIXELS = {0x7FE00010: "PixelData", 0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData"}
 UNDEFINED = 0xFFFFFFFF
 # Values of these kinds are ASCII: they are read as they stand, without pydicom's conversion of every element.
@@ -37,6 +39,7 @@ _PLAIN = frozenset({"CS", "DS", "IS", "UI", "DA", "DT", "TM"})
 _WHOLE = {"US": 2, "UL": 4}
 _ELEMENTS = "elements_by_number"  # of a dataset that is only read from now on
 _NOTHING = Dataset()
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)  # DICOM PS3.5 6.2, DS and IS
 _CODE = re.compile(r"[A-Z0-9_ ]{1,16}")  # DICOM PS3.5: the characters of a CS value
 Key = str | tuple[int, int]  # a keyword, or a tag (group, element)
 
@@ -107,6 +110,8 @@ def _known(data: bytes, read: Any) -> pydicom.FileDataset | None:
     _check_deflated(data)
     if data[128:132] == b"DICM":
         return read(io.BytesIO(data), False)  # type: ignore[no-any-return]
+    if data[:2] not in _FIRST_GROUPS:
+        return None
     try:
         header = read(io.BytesIO(data), True)
         known = all(text(header, name) for name in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID"))
@@ -195,11 +200,11 @@ def codes(header: Dataset, key: Key) -> tuple[str, ...]:
 
 def numbers(header: Dataset, key: Key, count: int) -> tuple[float, ...] | None:
     """Exactly `count` finite numbers, or None: nothing is filled in."""
-    try:
-        found = tuple(float(v) for v in values(header, key))
-    except ValueError:
+    found = values(header, key)
+    if len(found) != count or not all(map(_NUMBER.fullmatch, found)):  # float() takes "1_0" for 10
         return None
-    return found if len(found) == count and all(map(math.isfinite, found)) else None
+    numbers = tuple(map(float, found))
+    return numbers if all(map(math.isfinite, numbers)) else None
 
 
 def number(header: Dataset, key: Key) -> float | None:

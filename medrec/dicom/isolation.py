@@ -20,7 +20,10 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import IO, Any, TypeVar
+
+from medrec.errors import WorldError
 
 T = TypeVar("T")
 
@@ -52,14 +55,21 @@ class _Worker:
     """One process, which does one thing at a time."""
 
     def __init__(self) -> None:
-        # The same packages as here, whatever this process was started with; nothing of ours reaches its output.
+        # The same packages as here, whatever this process was started with, and none from the folder that it was
+        # started in (-P); nothing of a library reaches its output.
         self._process = subprocess.Popen(
-            [sys.executable, "-c", "from medrec.dicom.isolation import serve; serve()"],
+            [sys.executable, "-P", "-c", "from medrec.dicom.isolation import serve; serve()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OPENBLAS_NUM_THREADS": "1"},
         )
+        assert self._process.stdout is not None
+        try:
+            _receive(self._process.stdout)  # it says that it is ready
+        except (OSError, EOFError, pickle.UnpicklingError):
+            self.end()
+            raise WorldError("a process that reads scans cannot be started: out of memory, or forbidden here") from None
 
     def run(self, function: Callable[..., T], arguments: tuple[object, ...], seconds: float) -> T:
         """Raises Lost; the worker is of no use any more then."""
@@ -74,12 +84,16 @@ class _Worker:
             raise value
         return value  # type: ignore[no-any-return]
 
+    def kill(self) -> None:
+        self._process.kill()
+
     def end(self) -> None:
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                stream.close()
         self._process.kill()
         self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with suppress(OSError):  # what was left to be sent
+                    stream.close()
 
     def _epitaph(self) -> str:
         self._process.kill()
@@ -93,12 +107,17 @@ class _Pool:
     def __init__(self) -> None:
         self.threads = ThreadPoolExecutor(WORKERS, "isolation")
         self._idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
+        self._busy: set[_Worker] = set()
+        self._ended = False
 
     def run(self, function: Callable[..., T], arguments: tuple[object, ...], seconds: float) -> T:
+        if self._ended:
+            raise Lost("it was given up")
         try:
             worker = self._idle.get_nowait()
         except queue.Empty:
             worker = _Worker()
+        self._busy.add(worker)
         try:
             value = worker.run(function, arguments, seconds)
         except Lost:
@@ -107,10 +126,15 @@ class _Pool:
         except BaseException:
             self._idle.put(worker)
             raise
+        finally:
+            self._busy.discard(worker)
         self._idle.put(worker)
         return value
 
     def end(self) -> None:
+        self._ended = True
+        for worker in tuple(self._busy):
+            worker.kill()
         self.threads.shutdown(cancel_futures=True)
         while not self._idle.empty():
             self._idle.get_nowait().end()
@@ -130,14 +154,24 @@ def _pool() -> _Pool:
         return _pools[pid]
 
 
+def abandon() -> None:
+    """Give up all work that is under way: somebody wants to stop."""
+    pool = _pools.pop(os.getpid(), None)
+    if pool is not None:
+        pool.end()
+
+
 def serve() -> None:
     """What a worker does: one thing after the other, until nobody asks any more."""
     asked, answered = os.fdopen(0, "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints is no answer
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the process that asks
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, also within C code
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    allowed = MEMORY_BYTES if most == resource.RLIM_INFINITY else min(MEMORY_BYTES, most)
+    resource.setrlimit(resource.RLIMIT_AS, (allowed, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _send(answered, "ready")
     while True:
         try:
             function, arguments, seconds = _receive(asked)

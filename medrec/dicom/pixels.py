@@ -17,6 +17,7 @@ from medrec.dicom.header import Place
 from medrec.series import Reason
 
 MAX_SIDE_PX = 16384
+EXACT_IN_FLOAT32 = 2**24
 MAX_PIXEL_BYTES = 2 * 2**30  # in one file, decoded
 
 
@@ -149,6 +150,10 @@ def _scale(ds: Dataset) -> tuple[float | None, float | None]:
 
 
 def _line(stored: npt.NDArray[Any], slope: float | None, intercept: float | None) -> npt.NDArray[np.float32]:
+    if stored.dtype.kind in "iu" and stored.dtype.itemsize > 2 and slope in (None, 1.0):
+        largest = max(abs(int(stored.min())), abs(int(stored.max()))) if stored.size else 0
+        if largest > EXACT_IN_FLOAT32:
+            raise PixelError("its whole numbers are too large to be kept exactly")
     if slope is None or intercept is None:
         return stored.astype(np.float32)
     if slope == 1.0 and intercept == int(intercept):  # exact in single precision, and faster

@@ -8,10 +8,12 @@ nothing but the order.
 import hashlib
 import io
 import os
+import stat
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from medrec.errors import WorldError
 from medrec.series import Reason, Refused
@@ -19,6 +21,8 @@ from medrec.series import Reason, Refused
 MAX_FILE_BYTES = 2 * 2**30  # the largest that native pixel data in one element can sensibly be; zip files unpacked too
 MAX_MEMBERS = 100_000
 ZIP = b"PK\3\4"
+# Stored and deflated; the others take minutes for what these do in seconds.
+ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,61 +55,99 @@ class State:
 
 
 def walk(folder: Path) -> Iterator[Path]:
-    """Every file below a folder, in the order of its path; a file stands for itself.
+    """Everything below a folder that is no folder, in the order of its path; a file stands for itself.
 
-    Raises WorldError when a folder cannot be listed: files would be missed without a word.
+    What cannot be looked at, a folder among it, is there too: it is refused later, not overlooked. Raises WorldError
+    when `folder` itself cannot be listed.
     """
-
-    def fail(error: OSError) -> None:
-        raise WorldError(f"a folder below the input cannot be listed: {os.strerror(error.errno or 0)}")
-
     if folder.is_file():
         yield folder
         return
+    unlisted: list[Path] = []
+
+    def note(error: OSError) -> None:
+        if Path(error.filename) == folder:
+            raise WorldError(f"the input folder cannot be listed: {os.strerror(error.errno or 0)}")
+        unlisted.append(Path(error.filename))
+
     seen: set[tuple[int, int]] = set()
-    for root, folders, names in os.walk(folder, onerror=fail, followlinks=True):
-        place = Path(root).stat()
+    for root, folders, names in os.walk(folder, onerror=note, followlinks=True):
+        yield from unlisted
+        unlisted.clear()
+        try:
+            place = Path(root).stat()
+        except OSError:
+            folders.clear()
+            yield Path(root)
+            continue
         if (place.st_dev, place.st_ino) in seen:  # a link back to a folder that was walked already
             folders.clear()
             continue
         seen.add((place.st_dev, place.st_ino))
         folders.sort()
-        for name in sorted(names):
-            path = Path(root, name)
-            if path.is_symlink() and not path.exists():
-                yield path  # a link to nothing is refused as unreadable, not overlooked
-            elif path.is_file():
-                yield path
+        yield from (Path(root, name) for name in sorted(names))
+    yield from unlisted
 
 
-def parts_of(path: Path, ordinal: int) -> list[Part | Refused]:
-    """The bytes of a file, or of each member of a zip file."""
+def is_zip(path: Path) -> bool:
+    """Whether a file begins as a zip file does."""
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            return [Refused(digest, ordinal, Reason.TOO_LARGE, f"more than {MAX_FILE_BYTES // 2**30} GiB")]
-        data = path.read_bytes()
+        with _opened(path) as file:
+            return file.read(len(ZIP)) == ZIP
+    except OSError:
+        return False
+
+
+def parts_of(path: Path, ordinal: int) -> Iterator[Part | Refused]:
+    """The bytes of a file, or of each member of a zip file, one at a time."""
+    try:
+        with _opened(path) as file:
+            if os.fstat(file.fileno()).st_size > MAX_FILE_BYTES:
+                detail = f"more than {MAX_FILE_BYTES // 2**30} GiB; it was not read"
+                yield Refused("", ordinal, Reason.TOO_LARGE, detail)
+                return
+            data = file.read()
     except OSError as error:
-        return [Refused("", ordinal, Reason.UNREADABLE, os.strerror(error.errno or 0))]
+        yield Refused("", ordinal, Reason.UNREADABLE, os.strerror(error.errno) if error.errno else str(error))
+        return
     digest = hashlib.sha256(data).hexdigest()
-    if not data.startswith(ZIP):
-        return [Part(data, digest, ordinal)]
-    return list(_members(data, digest, ordinal))
+    if data.startswith(ZIP):
+        yield from _members(data, digest, ordinal)
+    else:
+        yield Part(data, digest, ordinal)
 
 
-def part_again(path: Path, digest: str, ordinal: int, member: int) -> Part:
-    """One part of a file that was read before. Raises WorldError when it is gone or has changed."""
+def _opened(path: Path) -> IO[bytes]:
+    """A regular file, opened; a pipe would keep its reader waiting for ever. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError("neither a file nor a folder that can be listed")
+    return os.fdopen(descriptor, "rb")
+
+
+def bytes_again(path: Path, digest: str, ordinal: int) -> bytes:
+    """A file that was read before. Raises WorldError when it is gone or has changed."""
     try:
-        data = path.read_bytes()
+        with _opened(path) as file:
+            data = file.read()
     except OSError as error:
         raise WorldError(f"file {ordinal} of the input is gone: {os.strerror(error.errno or 0)}") from None
     if hashlib.sha256(data).hexdigest() != digest:
         raise WorldError(f"file {ordinal} of the input changed while it was being analysed")
-    if not member:
-        return Part(data, digest, ordinal)
-    with zipfile.ZipFile(io.BytesIO(data)) as packed:
-        return Part(packed.read(_listed(packed)[member - 1]), digest, ordinal, member)
+    return data
+
+
+class Packed:
+    """A zip file that was read before, held open while one member after the other is asked for."""
+
+    def __init__(self, data: bytes) -> None:
+        self._file = zipfile.ZipFile(io.BytesIO(data))
+        self._members = _listed(self._file)
+
+    def read(self, member: int) -> bytes:
+        """The bytes of a member, by its number from 1."""
+        return self._file.read(self._members[member - 1])
 
 
 def _members(data: bytes, digest: str, ordinal: int) -> Iterator[Part | Refused]:
@@ -120,6 +162,9 @@ def _members(data: bytes, digest: str, ordinal: int) -> Iterator[Part | Refused]
                 yield refuse(Reason.PACKED, f"a zip file of {len(listed)} files; 1 to {MAX_MEMBERS} are read")
                 return
             for number, member in enumerate(listed, 1):
+                if member.compress_type not in ZIP_METHODS:
+                    yield refuse(Reason.PACKED, f"member {number} is packed in an unusual way; unpack it first")
+                    continue
                 with packed.open(member) as opened:
                     content = opened.read(left + 1)  # the directory's own sizes may lie
                 left -= len(content)

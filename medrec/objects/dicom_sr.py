@@ -35,10 +35,12 @@ SIDES = {
 }
 
 
-def write(case: Case, source: Source, seg: Dataset | None, predecessors: Sequence[Dataset]) -> Dataset:
+def write(
+    case: Case, source: Source, seg: Dataset | None, predecessors: Sequence[Dataset], anchor: str = ""
+) -> Dataset:
     """The report of an analysed case; `seg` is its segmentation, None where nothing was marked.
 
-    `predecessors` are the reports that this one takes the place of.
+    `predecessors` are the reports that this one takes the place of; `anchor` is the ledger's end in words.
     """
     card = case.card
     assert card is not None
@@ -64,7 +66,7 @@ def write(case: Case, source: Source, seg: Dataset | None, predecessors: Sequenc
         previous_versions=list(predecessors) or None,
     )
     # Put in afterwards: the constructor copies all content and searches it, which takes seconds for many lesions.
-    document.ContentSequence = _content(case, card, first, seg).ContentSequence
+    document.ContentSequence = _content(case, card, first, seg, anchor).ContentSequence
     for study in document.CurrentRequestedProcedureEvidenceSequence:
         for series in study.ReferencedSeriesSequence:
             if series.SeriesInstanceUID == first.SeriesInstanceUID:
@@ -79,7 +81,7 @@ def _root() -> sr.ContainerContentItem:
     return root
 
 
-def _content(case: Case, card: ModelCard, first: Dataset, seg: Dataset | None) -> sr.ContainerContentItem:
+def _content(case: Case, card: ModelCard, first: Dataset, seg: Dataset | None, anchor: str) -> sr.ContainerContentItem:
     """TID 1500. highdicom's own template refuses a report without measurements; "nothing marked" is one."""
     root = _root()
     for part in (
@@ -96,7 +98,7 @@ def _content(case: Case, card: ModelCard, first: Dataset, seg: Dataset | None) -
         root.ContentSequence.append(measured)
     said = sr.ContainerContentItem(name=QUALITATIVE, relationship_type=CONTAINS)
     said.ContentSequence = ContentSequence()
-    for name, text in _said(case, card):
+    for name, text in (*_said(case, card), *([(codes.DCM.Comment, anchor)] if anchor else [])):
         said.ContentSequence.append(sr.TextContentItem(name=name, value=text, relationship_type=CONTAINS))
     root.ContentSequence.append(said)
     return root

@@ -39,8 +39,10 @@ class Written:
         return hashlib.sha256(self.content).hexdigest()
 
 
-def make(case: Case, source: Source, predecessor: Path | None = None) -> tuple[Written, ...]:
+def make(case: Case, source: Source, predecessor: Path | None = None, anchor: str = "") -> tuple[Written, ...]:
     """The objects that the case's card asks for; `predecessor` is the folder of the case that it supersedes.
+
+    `anchor` is where the ledger ended before: the report carries it to the archive, a witness outside of the home.
 
     Raises NotReturnableError when the source does not allow it: what a header holds is never quoted.
     """
@@ -51,7 +53,7 @@ def make(case: Case, source: Source, predecessor: Path | None = None) -> tuple[W
         seg = dicom_seg.write(case, source) if "seg" in wanted else None
         found = [written(FILES["seg"], seg)] if seg is not None else []
         if "sr" in wanted:  # it refers to the segmentation by the UID that sealing gave it
-            report = dicom_sr.write(case, source, seg, _predecessors(predecessor, source))
+            report = dicom_sr.write(case, source, seg, _predecessors(predecessor, source), anchor)
             found.append(written(FILES["sr"], report))
         if "pdf" in wanted:
             found.append(written(FILES["pdf"], encapsulated_pdf.write(case, source)))

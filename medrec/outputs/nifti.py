@@ -12,7 +12,7 @@ import nibabel
 import numpy as np
 
 from medrec.report import Case
-from medrec.volume import LPS_TO_RAS
+from medrec.volume import LPS_TO_RAS, is_sheared
 
 NAME = "segmentation.nii.gz"
 SCANNER = 1  # NIFTI_XFORM_SCANNER_ANAT: coordinates are those of the scanner (nifti1.h)
@@ -25,7 +25,8 @@ def write(case: Case, folder: Path) -> None:
     affine = LPS_TO_RAS @ case.volumes[case.card.grid].affine_ijk_to_lps
     image = nibabel.Nifti1Image((case.labels > 0).astype(np.uint8), affine)
     image.set_sform(affine, SCANNER)
-    image.set_qform(affine, SCANNER)
+    # A qform knows no shear: programs that prefer it would show a tilted stack upright.
+    image.set_qform(affine, 0 if is_sheared(affine) else SCANNER)
     image.header.set_xyzt_units("mm")
     (folder / NAME).write_bytes(_gzip(image.to_bytes()))
 
