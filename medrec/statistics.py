@@ -62,6 +62,21 @@ def pooled_auc(scores: Sequence[Values], truths: Sequence[npt.NDArray[np.bool_]]
     return Interval(auc(everyone), float(low), float(high))
 
 
+def auc(scores: Values, truth: npt.NDArray[np.bool_], seed: int = 0) -> Interval:
+    """Area under the ROC curve of one score per patient, both (patients,), with a bootstrap interval over patients.
+
+    A draw that holds one class only has no area and is drawn again.
+    """
+    rng = np.random.default_rng(seed)
+    draws: list[float] = []
+    while len(draws) < RESAMPLES:
+        pick = rng.integers(0, len(truth), len(truth))
+        if truth[pick].any() and not truth[pick].all():
+            draws.append(float(roc_auc_score(truth[pick], scores[pick])))
+    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Interval(float(roc_auc_score(truth, scores)), float(low), float(high))
+
+
 def dice(a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_]) -> float:
     """Dice overlap of two masks of one shape; two empty ones agree fully."""
     total = int(a.sum()) + int(b.sum())

@@ -115,8 +115,9 @@ def fitted(steps: int, checkpoint: Path, stop_at: int | None = None) -> dict[str
     network = networks.build("unet", {"channels": (4, 8), "res_units": 1}, 3)
     settings = Training(seed=3, batch=4, segmentation_steps=steps, classification_steps=steps)
     try:
+        batches = training.varied(slices(), settings, 3, "cpu")
         result = training.fit(
-            network, slices(), training.outline_loss(), steps, settings, 3, checkpoint, "cpu", watch, watch_every=1
+            network, batches, training.outline_loss(), steps, settings, checkpoint, "cpu", watch, watch_every=1
         )
     except KilledError:
         return {}

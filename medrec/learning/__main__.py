@@ -88,11 +88,10 @@ def train(card: ModelCard, learn: list[LabelledCase], out: Path, device: str) ->
         loss = training.outline_loss(recipe.overlap) if outlines else training.slice_loss(POSITIVE_SHARE)
         fitted = training.fit(
             network,
-            slices,
+            training.varied(slices, recipe, 1 + 2 * card.preprocessing.neighbours, device),
             loss,
             _steps(card, part, outlines),
             recipe,
-            1 + 2 * card.preprocessing.neighbours,
             out / f"{part.weights}.checkpoint",
             device,
         )

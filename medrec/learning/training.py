@@ -33,6 +33,7 @@ CHECKPOINT_SECONDS = 120.0
 GRADIENT_NORM = 5.0
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Batches = Callable[[torch.Generator], tuple[torch.Tensor, torch.Tensor]]  # images and targets of one step
 
 
 def outline_loss(overlap: Literal["batch", "both"] = "batch") -> Loss:
@@ -110,13 +111,22 @@ class Slices:
         return torch.stack(picks)
 
 
+def varied(slices: Slices, settings: Recipe, grid_channels: int, device: str) -> Batches:
+    """Batches of augmented slices; the first `grid_channels` show the grid's input and its neighbours."""
+
+    def batch(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        x, y = (t.to(device) for t in slices.draw(settings.batch, generator, settings.sampling))
+        return Augmentation(generator, grid_channels, settings.augmentation == "strong")(x, y)
+
+    return batch
+
+
 def fit(
     network: nn.Module,
-    slices: Slices,
+    batches: Batches,
     loss: Loss,
     steps: int,
     settings: Recipe,
-    grid_channels: int,
     checkpoint: Path,
     device: str,
     watch: Callable[[int, nn.Module], None] = lambda step, network: None,
@@ -127,7 +137,6 @@ def fit(
     Goes on from `checkpoint` when that exists. `watch` sees the averaged network every `watch_every` steps.
     """
     generator = torch.Generator().manual_seed(settings.seed)
-    augment = Augmentation(generator, grid_channels, settings.augmentation == "strong")
     network = network.to(device).train()
     half = _computes_bfloat16(device)
     average = copy.deepcopy(network).eval()
@@ -137,8 +146,7 @@ def fit(
     for step in range(first, steps):
         for group in optimiser.param_groups:
             group["lr"] = _rate(step, steps) * settings.learning_rate
-        x, y = (t.to(device) for t in slices.draw(settings.batch, generator, settings.sampling))
-        x, y = augment(x, y)
+        x, y = batches(generator)
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=half):
             logits = network(x)
         value = loss(logits.float(), y)
