@@ -30,6 +30,8 @@ class Settings(Frozen):
     models: tuple[Name, ...] = ()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=0, le=256)] = 0
+    # A study whose newest file is younger may still be arriving: it waits for the next night.
+    quiet_minutes: Annotated[float, Field(ge=0, le=1440)] = 0
     experiment: Annotated[str, Field(pattern=r"^[\w .-]{1,60}$")] = "medrec"
 
 

@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from medrec.dicom import Archive, Index, Pseudonyms
 from medrec.errors import ConfigError, WorldError
-from medrec.series import ScanFile, Series, Skipped, Study, Triple, group
+from medrec.kinds import kinds_of
+from medrec.series import Reason, ScanFile, Series, Skipped, Study, group
 from medrec.stacks import stacks
 from medrec.volume import LPS_TO_RAS, Volume, affine_of, spacing_mm
 
@@ -31,7 +32,8 @@ class Found:
     """One volume, or one group of images that are none, as people and programs may read it.
 
     `size` is (columns, rows, slices) in pixels; `orientation` the words of the axes of columns, rows and slices, such
-    as "LPS"; `reason` is "usable" or a code of `medrec.series.Reason`.
+    as "LPS"; `spacing_mm` goes with it, and is (columns, rows) of a single image; `reason` is "usable" or a code of
+    `medrec.series.Reason`.
     """
 
     study: int
@@ -41,7 +43,7 @@ class Found:
     kind: str
     files: int
     size: tuple[int, int, int]
-    spacing_mm: Triple | None
+    spacing_mm: tuple[float, ...] | None
     orientation: str | None
     transfer_syntax: str
     part: str
@@ -75,10 +77,11 @@ def inspect(source: Path) -> Inventory:
     return Inventory(_counts(index), dict(sorted(refused.items())), found)
 
 
-def convert(source: Path, folder: Path, *, gzip: bool = False) -> Conversion:
+def convert(source: Path, folder: Path, *, gzip: bool = False, tilted: bool = False) -> Conversion:
     """Write each volume of a folder or file as NIfTI, with DICOM's rescaled values.
 
-    Raises ConfigError when the source is not there, WorldError when nothing can be written.
+    With `tilted`, stacks whose slices lean are written as they lie, by an affine that is sheared. Raises
+    ConfigError when the source is not there, WorldError when nothing can be written.
     """
     archive = _archive(source)
     index = archive.index()
@@ -88,7 +91,7 @@ def convert(source: Path, folder: Path, *, gzip: bool = False) -> Conversion:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError([f"--output: cannot be made a folder ({error.strerror})"]) from None
-    for _, series, result in _results(index):
+    for _, series, result in _results(index, tilted):
         if isinstance(result, Skipped):
             problems.append(f"series {_label(result.files[0], series)}, {_files(result)}: {result}")
             continue
@@ -104,6 +107,8 @@ def convert(source: Path, folder: Path, *, gzip: bool = False) -> Conversion:
         except OSError as error:
             raise WorldError(f"{name} cannot be written: {error.strerror}") from None
         written.append(name)
+        if volume_tilt := result.gantry_tilt_deg:
+            problems.append(f"{name}: {_leaning(volume_tilt)}; the affine is sheared, which not every viewer shows")
     return Conversion(_counts(index), tuple(written), tuple(problems))
 
 
@@ -112,20 +117,34 @@ def _archive(source: Path) -> Archive:
     return Archive(source, Pseudonyms(secrets.token_bytes(32)), {}, or_file=True)
 
 
-def _results(index: Index) -> Iterator[tuple[int, int, Series | Skipped]]:
+def _results(index: Index, tilted: bool = False) -> Iterator[tuple[int, int, Series | Skipped]]:
     """(number of study, number of series, volume or refusal), counted from 1."""
     for study, content in enumerate(sorted(group(index.files), key=_first), 1):
         for number, files in enumerate(content.series, 1):
             for result in stacks(files):
-                yield study, number, result
+                yield study, number, result if tilted else _upright(result)
+
+
+def _upright(result: Series | Skipped) -> Series | Skipped:
+    """A stack whose slices lean is refused: most programs read its affine as if they did not."""
+    if isinstance(result, Skipped) or not result.gantry_tilt_deg:
+        return result
+    return Skipped(result.first.series, Reason.TILTED, _leaning(result.gantry_tilt_deg), result.files)
+
+
+def _leaning(tilt_deg: float) -> str:
+    return f"slices follow each other at {tilt_deg:.1f} degrees from their normal"
 
 
 def _counts(index: Index) -> dict[str, int]:
+    """Each file once; a zip file, which may hold many things, by the best of them."""
+    series = {f.ordinal for f in index.files}
+    refused = {r.ordinal for r in index.refused} - series
     return {
         "seen": index.seen,
-        "in series": len(index.files),
-        "unused": len(index.unused),
-        "refused": len(index.refused),
+        "in series": len(series),
+        "unused": index.seen - len(series) - len(refused),
+        "refused": len(refused),
     }
 
 
@@ -150,10 +169,11 @@ def _found(study: int, series: int, result: Series | Skipped) -> Found:
     )
 
 
-def _place(result: Series | Skipped, first: ScanFile) -> tuple[Triple | None, str | None]:
+def _place(result: Series | Skipped, first: ScanFile) -> tuple[tuple[float, ...] | None, str | None]:
     """Spacing in mm and the words of the axes, as far as they are known."""
     if isinstance(result, Skipped):
-        return None, None
+        planar = result.reason is Reason.PLANAR and first.spacing_mm is not None
+        return (tuple(round(s, 4) for s in reversed(first.spacing_mm or ())) if planar else None), None
     affine = affine_of(result)
     x, y, z = (round(float(s), 4) for s in spacing_mm(affine))
     words = "".join(nibabel.aff2axcodes(LPS_TO_RAS @ affine))
@@ -166,8 +186,8 @@ def _slices(result: Skipped) -> int:
 
 def _kind(file: ScanFile) -> str:
     """What the headers call an image that is not simply an acquired one."""
-    told = [w for w in ("LOCALIZER", "MOSAIC", "DERIVED", "SECONDARY") if w in file.image_type]
-    return " ".join(w.lower() for w in told)
+    told = [w for w in ("MOSAIC", "DERIVED", "SECONDARY") if w in file.image_type]
+    return ", ".join([*(w.lower() for w in told), *kinds_of(file)])
 
 
 def _label(file: ScanFile, ordinal: int) -> str:

@@ -1,7 +1,8 @@
 """The folder that holds everything of one installation, and the lock that lets one night at a time work in it.
 
 Layout: medrec.db (the truth), mlflow.db and mlartifacts/ (the searchable copy), prefect/, reports/<case>/, batches/,
-kept/ (weights and cards by digest), key (of the pseudonyms, 0600). All below 0700.
+kept/ (weights and cards by digest), index/ (what was found in files that have not changed since), key (of the
+pseudonyms, 0600). All below 0700.
 """
 
 import os
@@ -23,6 +24,7 @@ class Home:
         self.reports = self.root / "reports"
         self.batches = self.root / "batches"
         self.kept = self.root / "kept"
+        self.index = self.root / "index"
         self.key = self.root / "key"
         self.prefect = self.root / "prefect"
         self.mlflow_database = self.root / "mlflow.db"
@@ -48,7 +50,7 @@ class Home:
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.root.chmod(0o700)
-            for folder in (self.reports, self.batches, self.kept, self.prefect, self.mlflow_artifacts):
+            for folder in (self.reports, self.batches, self.kept, self.index, self.prefect, self.mlflow_artifacts):
                 folder.mkdir(exist_ok=True, mode=0o700)
         except OSError as error:
             raise WorldError(f"the home {self.root} cannot be made: {os.strerror(error.errno or 0)}") from error

@@ -8,7 +8,7 @@ study, or MLflow away, never ends the night.
 import json
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ from medrec.pipeline import Finished, Planned, Setting
 from medrec.prediction import Predictor
 from medrec.report import Status
 from medrec.routing import Routed, rules_of
-from medrec.series import Reason, Refused, ScanFile, Skipped, group
+from medrec.series import Reason, Refused, ScanFile, Skipped, Study, group
 from medrec.store import CaseRow, Store
 from medrec.tracking import Tracker
 
@@ -83,10 +83,15 @@ class Summary:
 
 @dataclass(slots=True)
 class _Account:
-    """Where each file went, by its ordinal: the first entry that is not `unused` stays."""
+    """Where each file went, by its ordinal: the first entry that is not `unused` stays.
+
+    A zip file (`packed`) of which a part was analysed counts as analysed, whatever became of the rest.
+    """
 
     analysed: dict[int, str] = field(default_factory=dict)
     refused: dict[int, tuple[str, str]] = field(default_factory=dict)
+    packed: set[int] = field(default_factory=set)
+    waiting: set[int] = field(default_factory=set)
 
     def use(self, files: Iterable[ScanFile]) -> None:
         for file in files:
@@ -95,6 +100,11 @@ class _Account:
     def refuse(self, files: Iterable[ScanFile | Refused], reason: str) -> None:
         for file in files:
             self.refused.setdefault(file.ordinal, (file.sha256, reason))
+
+    def settled(self) -> tuple[set[int], dict[int, tuple[str, str]]]:
+        """Ordinals of files that were analysed, and digest and reason of those that were refused: no file in both."""
+        analysed = {o for o in self.analysed if o not in self.refused or o in self.packed}
+        return analysed, {o: why for o, why in self.refused.items() if o not in analysed}
 
 
 class Night:
@@ -136,7 +146,7 @@ class Night:
         self._store = Store.open(request.home.store_url)
         self._store.start_batch(self.batch, _iso(now))
         rules = rules_of(c.card for c in configuration.cards)
-        self._archive = Archive(request.input, Pseudonyms.load(request.home.key), rules)
+        self._archive = Archive(request.input, Pseudonyms.load(request.home.key), rules, memory=request.home.index)
         self._setting = Setting(self.batch, request.home, self._store, configuration, "")
         self._tracker = self._reach_mlflow(now)
 
@@ -163,13 +173,30 @@ class Night:
         total = self._archive.count()
         for found in self._archive.scan():
             self._seen += 1
-            if isinstance(found, ScanFile):
-                files.append(found)
-            elif isinstance(found, Refused):
-                self._account.refuse([found], str(found))
+            files += (f for f in found if isinstance(f, ScanFile))
+            for refused in (f for f in found if isinstance(f, Refused)):
+                self._account.refuse([refused], str(refused))
+            if any(isinstance(f, ScanFile) and f.member for f in found):
+                self._account.packed.update(f.ordinal for f in found if isinstance(f, ScanFile))
             progress(self._seen, max(total, self._seen))
-        self.planned = pipeline.plan(group(files), self._request.configuration)
+        self.planned = pipeline.plan(self._arrived(group(files)), self._request.configuration)
         self._load_models()
+
+    def _arrived(self, studies: Sequence[Study]) -> tuple[Study, ...]:
+        """The studies to which nothing was added for a while; the others wait for the next night.
+
+        A file from the future says nothing: the clock that wrote it is wrong.
+        """
+        quiet_s, now = 60 * self._request.configuration.settings.quiet_minutes, datetime.now(UTC).timestamp()
+        here = []
+        for study in studies:
+            newest = max((t for f in study.files if (t := self._archive.modified(f.ordinal)) <= now), default=0.0)
+            if newest > now - quiet_s:
+                self._account.waiting.update(f.ordinal for f in study.files)
+                self.warn(f"study {study.study[:8]} may still be arriving; it waits for the next night")
+            else:
+                here.append(study)
+        return tuple(here)
 
     def _load_models(self) -> None:
         """Load the networks that tonight's work needs; raises ConfigError with every card that cannot be used."""
@@ -248,13 +275,14 @@ class Night:
 
     def summary(self) -> Summary:
         """The accounts as they stand."""
-        analysed = {o for o in self._account.analysed if o not in self._account.refused}
-        refused = self._account.refused
+        analysed, refused = self._account.settled()
+        waiting = self._account.waiting - analysed - refused.keys()
         files = {
             "seen": self._seen,
             "analysed": len(analysed),
-            "unused": self._seen - len(analysed) - len(refused),
+            "unused": self._seen - len(analysed) - len(refused) - len(waiting),
             "refused": len(refused),
+            **({"waiting": len(waiting)} if waiting else {}),
         }
         refusals = tuple({"sha256": sha or None, "reason": why} for _, (sha, why) in sorted(refused.items()))
         lines = tuple(self._lines[p.case] for p in self.planned if p.case in self._lines)
@@ -348,7 +376,8 @@ def _batch_description(summary: Summary) -> str:
         f"## Night {summary.batch}",
         "",
         f"{len(summary.cases)} studies; {files['seen']} files: {files['analysed']} analysed, "
-        f"{files['unused']} unused, {files['refused']} refused.",
+        f"{files['unused']} unused, {files['refused']} refused"
+        + (f", {files['waiting']} waiting." if "waiting" in files else "."),
         "",
         "| study | status | verdict | reason |",
         "|---|---|---|---|",

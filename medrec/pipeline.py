@@ -22,6 +22,7 @@ from medrec.contrast import fluid_is_dark, proved
 from medrec.dicom import Archive
 from medrec.errors import ScanError, WorldError
 from medrec.home import Home
+from medrec.kinds import kinds_of
 from medrec.outputs import OUTPUTS
 from medrec.plausibility import doubts
 from medrec.prediction import InputRule, ModelCard, Prediction, Predictor
@@ -270,7 +271,7 @@ def _case(
         outside += incomplete(planned.routed, card)
         verdict, flags = report.decide(found, prediction.slice_probability, outside, card.decision)
         text = report.verdict_text(verdict, found, card, nominal)
-        flags += _missing_inputs(card, volumes) + _trained_on(card, volumes)
+        flags += _missing_inputs(card, volumes) + _processed(planned.routed) + _trained_on(card, volumes)
         if middle is None and found:
             flags += ("the image cuts the head off on one side: left and right are not told",)
     status = Status.FAILED if failure else Status.REFUSED if skipped is not None else Status.ANALYSED
@@ -373,6 +374,21 @@ def _trained_on(card: ModelCard, volumes: Mapping[str, Volume]) -> tuple[str, ..
 def _missing_inputs(card: ModelCard, volumes: Mapping[str, Volume]) -> tuple[str, ...]:
     missing = [name.replace("_", " ").upper() for name in card.inputs if name not in volumes]
     return (f"analysed without {' and '.join(missing)}",) if missing else ()
+
+
+def _processed(routed: Routed | Skipped) -> tuple[str, ...]:
+    """What was done to the inputs before they came, or is odd about how they lie, by their headers."""
+    if isinstance(routed, Skipped):
+        return ()
+    told = []
+    for name, series in sorted(routed.inputs.items()):
+        kinds = kinds_of(series.first)
+        label = name.replace("_", " ").upper()
+        if kinds:
+            told.append(f"{label} was processed before it came: {', '.join(kinds)}")
+        if tilt := series.gantry_tilt_deg:
+            told.append(f"{label}: gantry tilted by {tilt:.1f} degrees; read slice by slice as it lies, not resampled")
+    return tuple(told)
 
 
 def _nominal(card: ModelCard | None, planned: Planned) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from medrec.kinds import Kind
 from medrec.volume import Volume
 
 # The header fields that a card may route by. Free text is matched inside the DICOM room and never leaves it.
@@ -60,6 +61,8 @@ class InputRule(Frozen):
     """
 
     required: bool = False
+    # Kinds of processed series that are no input (see `medrec.kinds`); others are used, and the report names them.
+    refuse: tuple[Kind, ...] = ("localizer", "screenshot", "projection", "subtracted", "map")
     contrast: Literal["flair", "t1", "t2"] | None = None
     match: dict[RoutedField, Pattern] = Field(min_length=1)
     exclude: dict[RoutedField, Pattern] = {}
@@ -73,6 +76,9 @@ class Envelope(Frozen):
     slice_distance_mm: tuple[Positive, Positive]
     # Width and length of a head in the slice; None where the model is not made for whole heads.
     head_extent_mm: tuple[Positive, Positive] | None = None
+    # How far slices may follow each other at an angle to their normal (CT with a tilted gantry): they are then read as
+    # they lie, on a sheared grid, and nothing is resampled.
+    max_gantry_tilt_deg: Annotated[float, Field(ge=0, le=45)] = 0
     # In-plane sizes are nominal when ImageType says SECONDARY (DICOM PS3.3 C.7.6.1.1.2): the pixels were made after
     # the examination by something that was not the scanner.
     nominal_when_secondary: bool = True

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from medrec.contrast import contradiction
+from medrec.kinds import kinds_of
 from medrec.prediction import InputRule, ModelCard
 from medrec.series import Reason, ScanFile, Series, Skipped, Study, once
 from medrec.stacks import stacks
@@ -30,7 +31,9 @@ class Routed:
     @property
     def files(self) -> tuple[ScanFile, ...]:
         """Every file of the inputs, by digest."""
-        return tuple(sorted((f for s in self.inputs.values() for f in s.files), key=lambda f: (f.sha256, f.ordinal)))
+        return tuple(
+            sorted((f for s in self.inputs.values() for f in s.files), key=lambda f: (f.sha256, f.ordinal, f.member))
+        )
 
 
 def rules_of(cards: Iterable[ModelCard]) -> dict[str, InputRule]:
@@ -53,7 +56,7 @@ def select(study: Study, card: ModelCard) -> Routed | Skipped | None:
         for files in candidates:
             key = " ".join(f.sha256 for f in files)
             results = arranged.setdefault(key, tuple(_fit_for_models(stacks(files))))
-            for result in (_as_called(r, rule) for r in results):
+            for result in (_as_called(_allowed(r, rule, card), rule) for r in results):
                 if isinstance(result, Series):
                     usable[name].append(result)
                 else:
@@ -87,10 +90,22 @@ def _fit_for_models(results: Iterable[Series | Skipped]) -> Iterable[Series | Sk
             yield _refused(result, Reason.TOO_FEW_SLICES, "one slice makes no volume")
         elif result.first.photometric != "MONOCHROME2":
             yield _refused(result, Reason.NOT_GREYSCALE, f"PhotometricInterpretation is {result.first.photometric}")
-        elif "LOCALIZER" in result.first.image_type:
-            yield _refused(result, Reason.OUTSIDE_CARD, "a localizer")
         else:
             yield result
+
+
+def _allowed(result: Series | Skipped, rule: InputRule, card: ModelCard) -> Series | Skipped:
+    """A series of a kind, or with a tilt, that the card takes."""
+    if isinstance(result, Skipped):
+        return result
+    unwanted = [kind for kind in kinds_of(result.first) if kind in rule.refuse]
+    if unwanted:
+        return _refused(result, Reason.OUTSIDE_CARD, f"ImageType tells of a {unwanted[0]}")
+    tilt, most = result.gantry_tilt_deg, card.envelope.max_gantry_tilt_deg
+    if tilt > most:
+        detail = f"slices follow each other at {tilt:.1f} degrees from their normal; the card takes {most:g}"
+        return _refused(result, Reason.TILTED, detail)
+    return result
 
 
 def _as_called(result: Series | Skipped, rule: InputRule) -> Series | Skipped:
@@ -128,9 +143,9 @@ def _choose(card: ModelCard, usable: dict[str, list[Series]], defective: list[Sk
     if missing:
         detail = f"{', '.join(missing).upper()} not in one frame of reference with {card.grid.upper()}"
         return Skipped(missing[0], Reason.NO_INPUT, detail, tuple(f for s in usable[missing[0]] for f in s.files))
-    used = {(f.series, f.ordinal) for series in inputs.values() for f in series.files}
+    used = {(f.series, f.ordinal, f.member) for series in inputs.values() for f in series.files}
     left = (
-        replace(d, files=tuple(f for f in d.files if (f.series, f.ordinal) not in used))
+        replace(d, files=tuple(f for f in d.files if (f.series, f.ordinal, f.member) not in used))
         for d in dict.fromkeys(defective)
     )
     return Routed(inputs, tuple(d for d in left if d.files), passed_over)

@@ -47,6 +47,7 @@ class Reason(StrEnum):
     CINE = "moving images (cine)"
     MOSAIC = "mosaic cannot be taken apart"
     NOT_GREYSCALE = "not a MONOCHROME2 greyscale image"
+    PLANAR = "single image without a place in the patient"
     MISSING_SPACING = "missing pixel spacing"
     MISSING_ORIENTATION = "missing orientation"
     MISSING_POSITION = "missing position"
@@ -117,7 +118,9 @@ class ScanFile:
     `matches` names the patterns of cards that its free text fits; `words` are allow-listed ones found in it.
     `planes` are the slices of a file that holds several (`mosaic`: side by side in one frame); `frame` says which one
     this is after `expanded`. `promised_images` and `promised_slices` are the numbers of images in the acquisition and
-    of slices in one volume that the header tells of. `content` is a digest of the pixel data as stored.
+    of slices in one volume that the header tells of. `content` is a digest of the pixel data as stored. `member` counts
+    from 1 within a zip file, whose digest and ordinal all its members have; it is 0 for a file that lies by itself.
+    `screen_copy` says that it is a Secondary Capture.
     """
 
     sha256: str
@@ -150,6 +153,8 @@ class ScanFile:
     promised_slices: int | None = None
     timing: Timing = Timing()
     content: str = ""
+    member: int = 0
+    screen_copy: bool = False
 
     def expanded(self) -> tuple["ScanFile", ...]:
         """Its slices, each with its own place and traits; itself where it is one slice."""
@@ -206,7 +211,8 @@ class Series:
     """The slices of one scan in the order of their position along the normal, first to last.
 
     `slices[k]` holds the copies of slice k (one file, or several with the same SOP Instance UID).
-    `direction_mm` (3,) leads from one slice to the next, in LPS; of a single slice it is its thickness.
+    `direction_mm` (3,) leads from one slice to the next, in LPS; of a single slice it is its thickness. Where the
+    gantry was tilted it is not the normal.
     `part` says what tells this volume from the others of the same files' series, "" where it is the only one at its
     place; `promised_slices` is how many slices the headers promise, None where they promise nothing.
     """
@@ -225,6 +231,16 @@ class Series:
     def files(self) -> tuple[ScanFile, ...]:
         """Every file once, copies included."""
         return once(f for copies in self.slices for f in copies)
+
+    @property
+    def gantry_tilt_deg(self) -> float:
+        """By how much the way from slice to slice leans from the slices' normal; 0 where it is within rounding."""
+        first = self.first.orientation
+        assert first is not None
+        normal, step = np.cross(first[:3], first[3:]), np.array(self.direction_mm)
+        along = float(np.dot(step, normal))
+        sideways = float(np.linalg.norm(step - along * normal))
+        return float(np.degrees(np.arctan2(sideways, abs(along)))) if sideways > TILT_RELATIVE * abs(along) else 0.0
 
     @property
     def extent_mm(self) -> float:
@@ -249,7 +265,7 @@ class Study:
 def group(files: Iterable[ScanFile]) -> tuple[Study, ...]:
     """Group files by study and series UID; the result does not depend on the order of `files`."""
     studies: dict[str, dict[str, list[ScanFile]]] = defaultdict(lambda: defaultdict(list))
-    for file in sorted(files, key=lambda f: (f.sha256, f.ordinal)):
+    for file in sorted(files, key=lambda f: (f.sha256, f.ordinal, f.member)):
         studies[file.study][file.series].append(file)
     return tuple(
         Study(
@@ -267,8 +283,8 @@ def _series_order(item: tuple[str, list[ScanFile]]) -> tuple[int, str]:
 
 
 def once(files: Iterable[ScanFile]) -> tuple[ScanFile, ...]:
-    """Each file once, however many of its slices come in; the first slice stands for it."""
-    return tuple({f.ordinal: f for f in reversed(tuple(files))}.values())[::-1]
+    """Each file, or member of a zip file, once, however many slices come in; the first slice stands for it."""
+    return tuple({(f.ordinal, f.member): f for f in reversed(tuple(files))}.values())[::-1]
 
 
 def arrange(files: Sequence[ScanFile]) -> Series | Skipped:
@@ -280,7 +296,7 @@ def arrange(files: Sequence[ScanFile]) -> Series | Skipped:
     slices is measured along the normal of the image plane; SliceThickness and SliceLocation play no part.
     A copy that lost its geometry goes with the copy of the same slice that has it.
     """
-    files = sorted(files, key=lambda f: (f.sha256, f.ordinal))
+    files = sorted(files, key=lambda f: (f.sha256, f.ordinal, f.member))
     whole = [f for f in files if _has_geometry(f)]
     known = {f.instance for f in whole}
     bare = [f for f in files if not _has_geometry(f) and f.instance in known]
@@ -323,10 +339,6 @@ def arrange(files: Sequence[ScanFile]) -> Series | Skipped:
         detail = f"distances vary between {distances.min():.3f} and {distances.max():.3f} mm"
         return _skip(files, Reason.IRREGULAR, detail)
     mean_step = (positions[-1] - positions[0]) / (len(slices) - 1)
-    sideways = float(np.linalg.norm(mean_step - np.dot(mean_step, normal) * normal))
-    if sideways > TILT_RELATIVE * typical:
-        detail = f"slices shift by {sideways:.2f} mm sideways for each {typical:.2f} mm"
-        return _skip(files, Reason.TILTED, detail)
     wobble = positions - (positions[0] + np.arange(len(slices))[:, None] * mean_step)
     if float(np.linalg.norm(wobble, axis=1).max()) > 2 * tolerance:
         return _skip(files, Reason.IRREGULAR, "slice positions do not lie on a straight line")

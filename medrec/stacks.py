@@ -36,6 +36,8 @@ TELLING = {
     "moment": "acquisition time",
     "holder": "file",
 }
+# Modalities whose images have, by the standard, no plane in the patient: ultrasound, projections, photographs.
+PLANAR = frozenset("BI CR DG DX ES GM IO MG OP OT PX RF RG SM TG US XA XC".split())
 MAX_TOGETHER = 3  # traits that may be needed at once: diffusion, image type and repetition
 
 
@@ -45,7 +47,7 @@ def stacks(files: Sequence[ScanFile]) -> tuple[Series | Skipped, ...]:
     A file that holds several slices may be in several results. Series of one slice are among them where the file
     says how thick it is.
     """
-    files = sorted(files, key=lambda f: (f.sha256, f.ordinal))
+    files = sorted(files, key=lambda f: (f.sha256, f.ordinal, f.member))
     slices = [s for f in files for s in f.expanded()]
     results: list[Skipped] = []
     whole = {s.instance for s in slices if _placed(s)}
@@ -81,6 +83,8 @@ def _problem(file: ScanFile) -> tuple[Reason, str] | None:
         return problem
     if file.photometric not in ("MONOCHROME1", "MONOCHROME2"):
         return Reason.NOT_GREYSCALE, f"PhotometricInterpretation is {file.photometric}"
+    if file.modality in PLANAR and file.position_mm is None and file.orientation is None:
+        return Reason.PLANAR, "its scale is known" if file.spacing_mm else "without scale: sizes are in pixels"
     for name, value, reason in (
         ("PixelSpacing", file.spacing_mm, Reason.MISSING_SPACING),
         ("ImageOrientationPatient", file.orientation, Reason.MISSING_ORIENTATION),

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import zipfile
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 
@@ -113,7 +114,7 @@ def test_an_inventory_accounts_for_every_file(folder: Path) -> None:
     shutil.copy(next(p for p in folder.iterdir() if not p.suffix), folder / "copy")
     inventory = inspect(folder)
     assert inventory.files == {"seen": 8, "in series": 5, "unused": 1, "refused": 2}
-    assert inventory.refused == {"not DICOM": 1, "packed files": 1}
+    assert inventory.refused == {"not DICOM": 2}
     (found,) = inventory.found
     assert (found.modality, found.size, found.reason) == ("MR", (12, 10, 5), "usable")
     assert found.spacing_mm == (1.5, 2.0, 5.0)
@@ -127,8 +128,49 @@ def test_an_ultrasound_without_scale_gets_sizes_in_pixels_and_no_volume(folder: 
         del ds.PixelSpacing, ds.ImagePositionPatient, ds.ImageOrientationPatient
         ds.save_as(path)
     (found,) = inspect(folder).found
-    assert (found.reason, found.spacing_mm, found.size) == ("missing pixel spacing", None, (12, 10, 5))
+    reason = "single image without a place in the patient"
+    assert (found.reason, found.spacing_mm) == (reason, None)
+    assert "sizes are in pixels" in found.detail
     assert convert(folder, tmp_path / "out").written == ()
+
+
+def test_an_ultrasound_has_the_scale_of_its_regions_where_they_agree(folder: Path) -> None:
+    for path in folder.iterdir():
+        ds = pydicom.dcmread(path)
+        ds.Modality = "US"
+        del ds.PixelSpacing, ds.ImagePositionPatient, ds.ImageOrientationPatient
+        region = Dataset()
+        region.RegionSpatialFormat, region.PhysicalUnitsXDirection, region.PhysicalUnitsYDirection = 1, 3, 3
+        region.PhysicalDeltaX, region.PhysicalDeltaY = 0.02, 0.03  # cm a pixel
+        doppler = Dataset()
+        doppler.RegionSpatialFormat, doppler.PhysicalUnitsXDirection, doppler.PhysicalUnitsYDirection = 3, 4, 7
+        ds.SequenceOfUltrasoundRegions = [region, doppler]
+        ds.save_as(path)
+    (found,) = inspect(folder).found
+    assert found.spacing_mm == pytest.approx((0.2, 0.3))
+    assert "its scale is known" in found.detail
+    other = deepcopy(region)
+    other.PhysicalDeltaX = 0.05
+    ds.SequenceOfUltrasoundRegions = [region, other]  # two scales in one picture: neither is that of a pixel
+    ds.save_as(path)
+    assert any("sizes are in pixels" in f.detail for f in inspect(folder).found)
+
+
+def test_a_tilted_stack_is_refused_or_written_as_it_lies(tmp_path: Path) -> None:
+    sheared = AFFINE.copy()
+    sheared[:3, 2] += 1.2 * AFFINE[:3, 1] / 2.0  # each slice 1.2 mm farther along its columns
+    write_dicom(VOXELS, sheared, tmp_path / "ct")
+    done = convert(tmp_path / "ct", tmp_path / "plain")
+    assert done.written == ()
+    assert "tilted stack: slices follow each other at 13.5 degrees" in done.problems[0]  # atan(1.2 / 5)
+    done = convert(tmp_path / "ct", tmp_path / "leaning", tilted=True)
+    assert "13.5 degrees" in done.problems[0]
+    image = nibabel.load(tmp_path / "leaning" / done.written[0])
+    for corner in ((0, 0, 0), (11, 9, 4), (0, 9, 2)):
+        place = LPS_TO_RAS @ sheared @ (*corner, 1)
+        where = tuple(np.rint(np.linalg.inv(image.affine) @ place)[:3].astype(int))
+        assert np.allclose(image.affine @ (*where, 1), place, atol=1e-3)
+        assert image.dataobj[where] == VOXELS[corner]
 
 
 def test_a_series_number_cannot_lead_out_of_the_folder(folder: Path, tmp_path: Path) -> None:

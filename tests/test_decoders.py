@@ -10,8 +10,10 @@ from medrec.dicom import decoders, pixels, selftest
 from medrec.dicom.csa import numbers
 from medrec.dicom.decoders import PixelError, decode
 from medrec.dicom.frames import Mosaic
+from medrec.dicom.header import Place
 from medrec.series import Reason
 
+PLACE = Place("PixelData", 1000, None)
 COMPRESSED = [JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless]
 
 
@@ -25,14 +27,14 @@ def test_each_decoder_returns_the_pixels_of_its_sample(syntax: str) -> None:
 def test_a_missing_decoder_is_a_named_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     ds = selftest.sample(JPEGLSLossless)[0]
     monkeypatch.setattr(decoders, "find_spec", lambda name: None)
-    assert pixels.problem(ds) == (Reason.NO_DECODER, "JPEG-LS Lossless Image Compression")
+    assert pixels.problem(ds, PLACE, 2**20) == (Reason.NO_DECODER, "JPEG-LS Lossless Image Compression")
     assert "install" in dict(selftest.check())["JPEG-LS Lossless Image Compression"]
 
 
 def test_a_syntax_that_nobody_decodes_is_a_named_refusal() -> None:
     ds = selftest.sample(JPEGLSLossless)[0]
     ds.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.4.100")  # MPEG2
-    problem = pixels.problem(ds)
+    problem = pixels.problem(ds, PLACE, 2**20)
     assert problem is not None
     assert problem[0] is Reason.NO_DECODER
 

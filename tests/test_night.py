@@ -3,7 +3,10 @@
 import gzip
 import hashlib
 import json
+import os
 import shutil
+import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +17,7 @@ import pytest
 from conftest import RunNight
 from mlflow.tracking import MlflowClient
 
-from medrec import demonstration
+from medrec import config, demonstration
 from medrec.config import CardFiles, Configuration
 from medrec.errors import AlreadyRunningError, ConfigError, WorldError
 from medrec.home import Home
@@ -437,3 +440,38 @@ def test_a_folder_behind_a_link_is_walked_once(run_night: RunNight, tmp_path: Pa
     (tmp_path / "in" / "link").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path / "in")
     assert run_night(tmp_path / "in").files == {"seen": 26, "analysed": 26, "unused": 0, "refused": 0}
+
+
+def test_a_zipped_study_is_analysed_and_counts_as_one_file(demo: Demo, tmp_path: Path, run_night: RunNight) -> None:
+    folder, known = demo
+    study = next(k for k in known if k.expected == "finding")
+    (tmp_path / "in").mkdir()
+    with zipfile.ZipFile(tmp_path / "in" / "study.zip", "w") as packed:
+        for number, path in enumerate(study.files):
+            packed.write(path, str(number))
+        packed.writestr("readme", "no scan")
+    summary = run_night(tmp_path / "in")
+    assert summary.files == {"seen": 1, "analysed": 1, "unused": 0, "refused": 0}
+    (case,) = summary.cases
+    assert case.verdict == "finding"
+    assert case.inputs == (hashlib.sha256((tmp_path / "in" / "study.zip").read_bytes()).hexdigest(),)
+
+
+def test_a_study_that_may_still_be_arriving_waits(demo: Demo, tmp_path: Path, run_night: RunNight) -> None:
+    folder, known = demo
+    study = next(k for k in known if k.expected == "finding")
+    (tmp_path / "in").mkdir()
+    for path in study.files:
+        shutil.copyfile(path, tmp_path / "in" / path.name)
+    own = config.load()
+    own = replace(own, settings=own.settings.model_copy(update={"quiet_minutes": 30.0}))
+    summary = run_night(tmp_path / "in", own=own)
+    assert summary.cases == ()
+    assert summary.files["waiting"] == summary.files["seen"] == len(study.files)
+    assert any("still be arriving" in w for w in summary.warnings)
+    hour_ago = time.time() - 3600
+    for path in (tmp_path / "in").iterdir():
+        os.utime(path, (hour_ago, hour_ago))
+    summary = run_night(tmp_path / "in", own=own)
+    assert [c.status for c in summary.cases] == ["analysed"]
+    assert "waiting" not in summary.files

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import yaml
 from phantoms import AXIAL, SAGITTAL, stack
@@ -200,3 +201,49 @@ def test_missing_end_slices_are_noticed_beside_a_longer_sibling() -> None:
         found = incomplete(result, CARD)
         assert len(found) == count
         assert all("of the extent of T1 PRE" in text for text in found)
+
+
+def tilted(name: str, inputs: set[str], degrees: float) -> list[ScanFile]:
+    lean = 6.0 * np.tan(np.radians(degrees))
+    files = series(name, inputs)
+    return [replace(f, position_mm=(x, y + lean * k, z)) for k, f in enumerate(files) for x, y, z in [f.position_mm]]
+
+
+def test_a_tilted_gantry_is_refused_unless_the_card_takes_it() -> None:
+    refused = routed(tilted("a", {"flair"}, 12.0))
+    assert isinstance(refused, Skipped)
+    assert refused.reason is Reason.TILTED
+    assert "12.0 degrees" in refused.detail
+    willing = CARD.model_copy(update={"envelope": CARD.envelope.model_copy(update={"max_gantry_tilt_deg": 15.0})})
+    (study,) = group(tilted("a", {"flair"}, 12.0))
+    taken = select(study, willing)
+    assert isinstance(taken, Routed)
+    assert taken.inputs["flair"].gantry_tilt_deg == pytest.approx(12.0, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("image_type", "kind"),
+    [
+        (("DERIVED", "PRIMARY", "PROJECTION IMAGE", "MIP"), "projection"),
+        (("DERIVED", "SECONDARY", "SCREEN SAVE"), "screenshot"),
+        (("DERIVED", "PRIMARY", "SUBTRACTION"), "subtracted"),
+        (("DERIVED", "PRIMARY", "DIFFUSION", "ADC"), "map"),
+    ],
+)
+def test_a_processed_series_of_a_refused_kind_is_no_input(image_type: tuple[str, ...], kind: str) -> None:
+    result = routed(series("a", {"flair"}, image_type=image_type))
+    assert isinstance(result, Skipped)
+    assert (result.reason, kind in result.detail) == (Reason.OUTSIDE_CARD, True)
+
+
+@pytest.mark.parametrize(
+    "image_type", [("DERIVED", "PRIMARY", "MPR"), ("DERIVED", "SECONDARY"), ("DERIVED", "SECONDARY", "REG")]
+)
+def test_derived_alone_or_resampled_or_registered_is_no_refusal(image_type: tuple[str, ...]) -> None:
+    assert isinstance(routed(series("a", {"flair"}, image_type=image_type)), Routed)
+
+
+def test_a_secondary_capture_is_a_screenshot() -> None:
+    result = routed(series("a", {"flair"}, screen_copy=True))
+    assert isinstance(result, Skipped)
+    assert "screenshot" in result.detail

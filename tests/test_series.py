@@ -225,9 +225,15 @@ def test_distances_that_drift_within_the_tolerance_are_refused_when_they_add_up(
 
 
 @pytest.mark.parametrize("degrees", [2.0, 15.0, -15.0])
-def test_a_gantry_tilt_is_refused(degrees):
-    tilted = [moved(f, (0, 5 * f.ordinal * np.tan(np.radians(degrees)), 0)) for f in axial()]
-    assert reason_of(tilted) is Reason.TILTED
+def test_a_gantry_tilt_is_told_from_positions(degrees):
+    tilted = arrange([moved(f, (0, 5 * f.ordinal * np.tan(np.radians(degrees)), 0)) for f in axial()])
+    assert tilted.gantry_tilt_deg == pytest.approx(abs(degrees), abs=1e-3)
+    assert tilted.direction_mm == pytest.approx((0, 5 * np.tan(np.radians(degrees)), 5))
+
+
+def test_positions_rounded_by_a_scanner_are_no_tilt():
+    rounded = [moved(f, (0, 0.01 * (f.ordinal % 2), 0)) for f in axial()]
+    assert arrange(rounded).gantry_tilt_deg == 0
 
 
 def test_a_slice_that_is_shifted_sideways_is_refused():

@@ -113,6 +113,7 @@ def _show(summary: "Summary", request: "Request") -> None:
     out.print(
         f"{files['seen']} files: {files['analysed']} analysed, {files['unused']} unused (no model asks for them), "
         f"{files['refused']} refused"
+        + (f", {files['waiting']} waiting" if "waiting" in files else "")
         + (f" ({', '.join(f'{n} {r}' for r, n in sorted(reasons.items()))})" if reasons else "")
     )
     for warning in summary.warnings:

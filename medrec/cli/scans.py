@@ -12,11 +12,14 @@ def convert(
     source: Annotated[Path, typer.Argument(help="Folder of DICOM files, or one file.", metavar="DIR|FILE")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the NIfTI files.")],
     gzip: Annotated[bool, typer.Option("--gzip", help="Write .nii.gz: smaller, slower.")] = False,
+    tilted: Annotated[
+        bool, typer.Option("--tilted", help="Also stacks with a gantry tilt, as they lie, by a sheared affine.")
+    ] = False,
 ) -> None:
     """Write each volume as NIfTI, with rescaled values, and say what could not be written and why."""
     from medrec.conversion import convert
 
-    done = convert(source, output, gzip=gzip)
+    done = convert(source, output, gzip=gzip, tilted=tilted)
     for name in done.written:
         typer.echo(name)
     for problem in done.problems:

@@ -5,7 +5,9 @@ header's free text fits. Refuses files that are not whole DICOM images, each wit
 no UID, no free text and no text of pydicom's (which quotes values) gets out.
 
 `header` reads values safely, `frames` finds slices inside of a file (`csa` helps it), `decoders` and `pixels` make
-numbers, `parsing` makes a `ScanFile`, `pseudonyms` names it, `archive` walks a folder; `selftest` proves the decoders.
+numbers, `parsing` makes a `ScanFile`, `pseudonyms` names it. `work` does that in processes that may be killed
+(`isolation`). `reading` turns a folder into bytes, `memory` knows which files need not be read again, `decoding` makes
+a volume of a series, `archive` holds them together; `selftest` proves the decoders.
 """
 
 from medrec.dicom.archive import Archive, Index

@@ -1,90 +1,120 @@
 """A folder of scans: every file accounted for, and series turned into volumes.
 
-Owns `Archive` and `Index`, the only objects that know paths. Each file's bytes are read from one place and checked
-against their digest when they are read again.
+Owns `Archive` and `Index`, the only objects that know paths. Files are read once, by threads, and parsed in processes
+that may be killed; what fits into `KEEP_BYTES` stays in memory until it is decoded, the rest is read again and checked
+against its digest. Invariants: results come in the order of paths, whatever finishes first; memory does not grow with
+the number of files by more than their headers.
 """
 
-import hashlib
-import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from medrec.dicom import header, parsing, pixels
-from medrec.dicom.decoders import PixelError
+from medrec.dicom import isolation, parsing, reading, work
+from medrec.dicom.decoding import Decoding
+from medrec.dicom.memory import Entry, Memory
+from medrec.dicom.parsing import Incomplete, Parsed
+from medrec.dicom.pixels import Native
 from medrec.dicom.pseudonyms import Pseudonyms
-from medrec.errors import ConfigError, WorldError
+from medrec.dicom.reading import Part, State
+from medrec.errors import ConfigError
 from medrec.prediction import InputRule
 from medrec.series import Reason, Refused, ScanFile, Series, Skipped
-from medrec.volume import Volume, affine_of
+from medrec.volume import Volume
 
-MAX_FILE_BYTES = 2 * 2**30  # the largest that native pixel data in one element can sensibly be
-Decoded = tuple[npt.NDArray[Any], npt.NDArray[np.float32]]  # stored values, rescaled values
+KEEP_BYTES = 2**29  # of files, between scanning and decoding
+HEAD_BYTES = 2**16  # more than nearly all headers have
+FILES_AT_ONCE = 32
+BYTES_AT_ONCE = 2**26
+# A header takes milliseconds; a process that needs this long is held up by what it reads.
+PARSE_SECONDS = 20.0
+Found = ScanFile | Refused | str
+Chunk = Sequence[tuple[int, Path, State | None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """Where each file of a folder went; `seen` is their number, and the three groups hold each of them once.
+    """Where each file of a folder went; `seen` is their number.
 
     `unused` are digests of whole files that hold nothing to analyse: objects without an image, and identical copies.
+    `packed` are the ordinals of zip files: what is in one of them may stand in more than one of the groups.
     """
 
     files: tuple[ScanFile, ...]
     refused: tuple[Refused, ...]
     unused: tuple[str, ...]
-
-    @property
-    def seen(self) -> int:
-        """Number of files in the folder."""
-        return len(self.files) + len(self.refused) + len(self.unused)
+    seen: int
+    packed: frozenset[int] = frozenset()
 
 
 class Archive:
     """A folder of scans, or one file of them: the only object that knows paths."""
 
     def __init__(
-        self, folder: Path, pseudonyms: Pseudonyms, rules: Mapping[str, InputRule], *, or_file: bool = False
+        self,
+        folder: Path,
+        pseudonyms: Pseudonyms,
+        rules: Mapping[str, InputRule],
+        *,
+        or_file: bool = False,
+        memory: Path | None = None,
     ) -> None:
-        """`rules` are the inputs that cards ask for, by the name under which `ScanFile.matches` lists them."""
+        """`rules` are the inputs that cards ask for, by the name under which `ScanFile.matches` lists them.
+
+        `memory` is a folder in which is kept what was found, so that unchanged files are not read again.
+        """
         if not (folder.is_dir() or (or_file and folder.is_file())):
             raise ConfigError([f"--input: {folder} is not a folder"])
         self._folder = folder
         self._pseudonyms = pseudonyms
         self._rules = {name: parsing.compiled(rule) for name, rule in rules.items()}
+        self._memory = Memory(memory, folder, pseudonyms, rules) if memory is not None else None
         self._paths: dict[int, Path] = {}
+        self._modified: dict[int, float] = {}
+        self._natives: dict[tuple[int, int], Native] = {}
+        self._kept: dict[tuple[int, int], bytes] = {}
+        self._room = KEEP_BYTES
+        self._lock = threading.Lock()
 
     def count(self) -> int:
         """Number of files that `scan` will go through."""
-        return sum(1 for _ in _walk(self._folder))
+        return sum(1 for _ in reading.walk(self._folder))
 
-    def scan(self) -> Iterator[ScanFile | Refused | str]:
-        """Read each file of the folder once, in the order of its path; a `str` is the digest of an unused file.
+    def scan(self) -> Iterator[tuple[Found, ...]]:
+        """What each file of the folder holds, in the order of its path; a `str` is the digest of an unused file.
 
-        Raises WorldError when a folder cannot be listed: files would be missed without a word.
+        A file holds one thing, a zip file any number. Raises WorldError when a folder cannot be listed.
         """
         seen: set[str] = set()
-        for ordinal, path in enumerate(_walk(self._folder)):
-            self._paths[ordinal] = path
-            found = self._file(path, ordinal)
-            digest = found if isinstance(found, str) else found.sha256
-            if digest in seen and isinstance(found, ScanFile):
-                yield digest
-            else:
-                seen.add(digest)
-                yield found
+        for entry in _in_order(self._read, self._chunks()):
+            if any(isinstance(f, ScanFile) and f.sha256 in seen for f in entry.found):
+                yield (next(f.sha256 for f in entry.found if isinstance(f, ScanFile)),)
+                continue
+            seen.update(f if isinstance(f, str) else f.sha256 for f in entry.found)
+            yield entry.found
+        if self._memory is not None:
+            self._memory.save()
 
     def index(self) -> Index:
-        """All that `scan` yields, sorted into its three groups."""
+        """All that `scan` yields, sorted into its groups."""
         found = tuple(self.scan())
+        every = tuple(chain.from_iterable(found))
         return Index(
-            tuple(f for f in found if isinstance(f, ScanFile)),
-            tuple(f for f in found if isinstance(f, Refused)),
-            tuple(f for f in found if isinstance(f, str)),
+            tuple(f for f in every if isinstance(f, ScanFile)),
+            tuple(f for f in every if isinstance(f, Refused)),
+            tuple(f for f in every if isinstance(f, str)),
+            len(found),
+            frozenset(f.ordinal for f in every if isinstance(f, ScanFile) and f.member),
         )
+
+    def modified(self, ordinal: int) -> float:
+        """When a file was last written, in seconds since 1970."""
+        return self._modified[ordinal]
 
     def load(self, series: Series) -> tuple[Volume, tuple[Refused, ...]] | Skipped:
         """Decode a series; broken copies of slices that have a whole one are refused and listed beside the volume.
@@ -92,113 +122,113 @@ class Archive:
         Voxels are rescaled by DICOM's rule (PS3.3 C.11.1.1.2: stored value x slope + intercept), slice by slice.
         Raises WorldError when a file has changed since it was indexed.
         """
-        refused: dict[int, Refused] = {}
-        stored, values = [], []
-        opened: dict[int, Decoded] = {}  # a file with several slices is decoded once
-        for number, copies in enumerate(series.slices, 1):
-            decoded: list[Decoded] = []
-            for file in copies:
-                if file.ordinal in refused:
-                    continue
-                try:
-                    decoded.append(self._slice(file, opened))
-                except WorldError:
-                    raise
-                except PixelError as error:
-                    refused[file.ordinal] = Refused(file.sha256, file.ordinal, Reason.BAD_PIXELS, str(error))
-                except Exception:  # decoders raise anything; the text may quote a header, so it is dropped
-                    refused[file.ordinal] = Refused(file.sha256, file.ordinal, Reason.BAD_PIXELS, f"slice {number}")
-            if not decoded:
-                why = next(r.detail for f in copies if (r := refused.get(f.ordinal)) is not None)
-                place = f"slice {number} of {len(series.slices)}"
-                detail = place if why == f"slice {number}" else f"{place}: {why}"
-                return Skipped(series.first.series, Reason.BAD_PIXELS, detail, series.files)
-            if any(not np.array_equal(decoded[0][1], other[1]) for other in decoded[1:]):
-                detail = f"slice {number} exists in versions with different pixels"
-                return Skipped(series.first.series, Reason.CONFLICTING_COPIES, detail, series.files)
-            stored.append(decoded[0][0])
-            values.append(decoded[0][1])
-        opened.clear()
-        volume = Volume(
-            voxels=np.ascontiguousarray(np.stack(values).transpose(2, 1, 0)),
-            affine_ijk_to_lps=affine_of(series),
-            unit="HU" if series.first.modality == "CT" else "scanner units",
-            series=series.first.series,
-            pixels_sha256=_pixel_digest(stored),
-        )
-        return volume, tuple(refused.values())
+        return Decoding(series, self._natives, self._bytes).volume()
 
-    def _file(self, path: Path, ordinal: int) -> ScanFile | Refused | str:
+    def _bytes(self, file: ScanFile) -> bytes:
+        """All bytes of a file, or of its member of a zip file; those that were kept are handed over."""
+        with self._lock:
+            kept = self._kept.pop((file.ordinal, file.member), None)
+            self._room += len(kept) if kept is not None else 0
+        if kept is not None:
+            return kept
+        return reading.part_again(self._paths[file.ordinal], file.sha256, file.ordinal, file.member).data
+
+    def _chunks(self) -> Iterator[list[tuple[int, Path, State | None]]]:
+        chunk: list[tuple[int, Path, State | None]] = []
+        size = 0
+        for ordinal, path in enumerate(reading.walk(self._folder)):
+            state = State.of(path)
+            self._paths[ordinal] = path
+            self._modified[ordinal] = state.modified_ns / 1e9 if state is not None else 0.0
+            chunk.append((ordinal, path, state))
+            size += state.size if state is not None else 0
+            if len(chunk) >= FILES_AT_ONCE or size >= BYTES_AT_ONCE:
+                yield chunk
+                chunk, size = [], 0
+        if chunk:
+            yield chunk
+
+    def _read(self, chunk: Chunk) -> list[Entry]:
+        entries: dict[int, Entry] = {}
+        new: dict[int, list[Part | Refused]] = {}
+        for ordinal, path, state in chunk:
+            known = self._memory.recall(path, state) if self._memory is not None else None
+            if known is None:
+                new[ordinal] = reading.parts_of(path, ordinal)
+            else:
+                entries[ordinal] = known.numbered(ordinal)
+        parsed = iter(self._parsed([p for parts in new.values() for p in parts if isinstance(p, Part)]))
+        for ordinal, path, state in chunk:
+            if ordinal in new:
+                pairs = [(p, None) if isinstance(p, Refused) else next(parsed) for p in new[ordinal]]
+                entries[ordinal] = entry = Entry(tuple(f for f, _ in pairs), tuple(n for _, n in pairs))
+                if self._memory is not None and not any(_unread(f) for f in entry.found):
+                    self._memory.remember(path, state, entry, time.time_ns())
+        self._note(entries.values())
+        return [entries[ordinal] for ordinal, _, _ in chunk]
+
+    def _note(self, entries: Iterable[Entry]) -> None:
+        with self._lock:
+            for entry in entries:
+                for file, native in zip(entry.found, entry.natives, strict=True):
+                    if isinstance(file, ScanFile) and native is not None:
+                        self._natives[file.ordinal, file.member] = native
+
+    def _parsed(self, parts: Sequence[Part]) -> Iterator[tuple[Found, Native | None]]:
+        """What each part is, with the place of its pixels where they are plain."""
+        firsts = self._parse([_beginning(p, HEAD_BYTES) for p in parts])
+        short = [n for n, first in enumerate(firsts) if first is Incomplete.MORE]
+        for n, whole in zip(short, self._parse([_beginning(parts[n], None) for n in short]), strict=True):
+            firsts[n] = whole
+        for part, found in zip(parts, firsts, strict=True):
+            yield self._finished(part, found)
+
+    def _finished(self, part: Part, found: Parsed | Refused | str | Incomplete) -> tuple[Found, Native | None]:
+        if not isinstance(found, Parsed):
+            return (str(found) if isinstance(found, Incomplete) else found), None
+        place = found.place
+        end = len(part.data) if place.length is None else place.offset + place.length
+        content = parsing.content_of(memoryview(part.data)[place.offset : end], found.scale)
+        with self._lock:
+            if len(part.data) <= self._room:
+                self._room -= len(part.data)
+                self._kept[part.ordinal, part.member] = part.data
+        return replace(found.file, content=content, member=part.member), found.native
+
+    def _parse(self, files: Sequence[work.Beginning]) -> list[Parsed | Refused | str | Incomplete]:
+        batches = [files[n : n + FILES_AT_ONCE] for n in range(0, len(files), FILES_AT_ONCE)]
+        started = [
+            (batch, isolation.start(work.parse, batch, self._pseudonyms, self._rules, seconds=PARSE_SECONDS))
+            for batch in batches
+        ]
+        return [found for batch, future in started for found in self._results(batch, future)]
+
+    def _results(
+        self, batch: Sequence[work.Beginning], future: "Future[list[Parsed | Refused | str | Incomplete]]"
+    ) -> list[Parsed | Refused | str | Incomplete]:
         try:
-            if path.stat().st_size > MAX_FILE_BYTES:
-                digest = _digest_of_large(path)
-                return Refused(digest, ordinal, Reason.TOO_LARGE, f"more than {MAX_FILE_BYTES // 2**30} GiB")
-            data = path.read_bytes()
-        except OSError as error:
-            return Refused("", ordinal, Reason.UNREADABLE, os.strerror(error.errno or 0))
-        digest = hashlib.sha256(data).hexdigest()
-        try:
-            return parsing.scan_file(data, digest, ordinal, self._pseudonyms, self._rules)
-        except Exception as error:  # a crafted file may raise anything; its text may hold a name
-            return Refused(digest, ordinal, Reason.BROKEN, f"its header cannot be read ({type(error).__name__})")
-
-    def _slice(self, file: ScanFile, opened: dict[int, Decoded]) -> Decoded:
-        """(stored values, rescaled values) of one slice, both (rows, columns)."""
-        if file.ordinal in opened:
-            stored, values = opened[file.ordinal]
-        else:
-            stored, values = self._pixels(file)
-            if len(stored) > 1:
-                opened[file.ordinal] = stored, values
-        if stored.shape[1:] != (file.rows, file.columns):
-            raise PixelError("the pixels have another size than the header says")
-        return stored[file.frame], values[file.frame]
-
-    def _pixels(self, file: ScanFile) -> Decoded:
-        """(stored values, rescaled values) of a file, both (slices, rows, columns)."""
-        try:
-            data = self._paths[file.ordinal].read_bytes()
-        except OSError as error:
-            raise WorldError(f"file {file.ordinal} of the input is gone: {os.strerror(error.errno or 0)}") from None
-        if hashlib.sha256(data).hexdigest() != file.sha256:
-            raise WorldError(f"file {file.ordinal} of the input changed while it was being analysed")
-        ds = header.parse(data)
-        if ds is None:
-            raise PixelError("not DICOM")
-        return pixels.read(ds)
+            return isolation.result(future)
+        except isolation.Lost as lost:
+            if len(batch) == 1:
+                return [Refused(batch[0].digest, batch[0].ordinal, Reason.BROKEN, lost.why)]
+        return [found for file in batch for found in self._parse([file])]  # one of them: which?
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    def fail(error: OSError) -> None:
-        raise WorldError(f"a folder below the input cannot be listed: {os.strerror(error.errno or 0)}")
-
-    if folder.is_file():
-        yield folder
-        return
-    seen: set[tuple[int, int]] = set()
-    for root, folders, names in os.walk(folder, onerror=fail, followlinks=True):
-        place = Path(root).stat()
-        if (place.st_dev, place.st_ino) in seen:  # a link back to a folder that was walked already
-            folders.clear()
-            continue
-        seen.add((place.st_dev, place.st_ino))
-        folders.sort()
-        for name in sorted(names):
-            path = Path(root, name)
-            if path.is_symlink() and not path.exists():
-                yield path  # a link to nothing is refused as unreadable, not overlooked
-            elif path.is_file():
-                yield path
+def _beginning(part: Part, most: int | None) -> work.Beginning:
+    return work.Beginning(part.data[:most], len(part.data), part.digest, part.ordinal)
 
 
-def _digest_of_large(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _unread(found: Found) -> bool:
+    return isinstance(found, Refused) and found.reason is Reason.UNREADABLE
 
 
-def _pixel_digest(slices: list[npt.NDArray[Any]]) -> str:
-    """sha256 of stored values (little-endian int32) in slice order, with their shape: headers play no part."""
-    digest = hashlib.sha256(f"{len(slices)} {slices[0].shape}".encode())
-    for stored in slices:
-        digest.update(np.ascontiguousarray(stored, "<i4" if stored.dtype.kind in "iu" else "<f8").tobytes())
-    return digest.hexdigest()
+def _in_order(read: Callable[[Chunk], list[Entry]], chunks: Iterable[Chunk]) -> Iterator[Entry]:
+    """`read` over all chunks by a few threads, with a few chunks under way at a time."""
+    with ThreadPoolExecutor(2 * isolation.WORKERS, "read") as threads:
+        under_way: deque[Future[list[Entry]]] = deque()
+        for chunk in chunks:
+            under_way.append(threads.submit(read, chunk))
+            if len(under_way) > 2 * isolation.WORKERS:
+                yield from under_way.popleft().result()
+        while under_way:
+            yield from under_way.popleft().result()

@@ -53,6 +53,23 @@ def mosaic_of(ds: Dataset) -> Mosaic | None:
     return Mosaic(count, side, rows // side, columns // side)
 
 
+def ultrasound_spacing(ds: Dataset) -> tuple[float, ...] | None:
+    """(between rows, between columns) in mm, where ultrasound regions calibrate the image and agree; else None.
+
+    DICOM PS3.3 C.8.5.5: of regions with a two-dimensional spatial format (1), both units must be centimetres (3).
+    """
+    found = set()
+    for region in header.items(ds, "SequenceOfUltrasoundRegions"):
+        if header.whole(region, "RegionSpatialFormat") != 1:
+            continue
+        units = [header.whole(region, f"PhysicalUnits{axis}Direction") for axis in "XY"]
+        x, y = (header.number(region, f"PhysicalDelta{axis}") for axis in "XY")
+        if units != [3, 3] or not x or not y:
+            return None
+        found.add((10 * abs(y), 10 * abs(x)))
+    return found.pop() if len(found) == 1 else None
+
+
 def traits_of(ds: Dataset, moment: str = "") -> Traits:
     """What tells a single-frame image from others at its place; `moment` stands for its acquisition time."""
     return Traits(

@@ -1,13 +1,19 @@
-"""From the bytes of one file to a `ScanFile`, or to the reason for which it is none."""
+"""From the bytes of one file to a `ScanFile`, or to the reason for which it is none.
 
-import hashlib
+Only what stands before the pixels is parsed: the beginning of a file is mostly enough.
+"""
+
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import pydicom
+import xxhash
 
 from medrec.dicom import decoders, frames, header, pixels
+from medrec.dicom.pixels import Native
 from medrec.dicom.pseudonyms import Pseudonyms
 from medrec.prediction import InputRule
 from medrec.series import Reason, Refused, ScanFile, Timing
@@ -31,6 +37,11 @@ PHOTOMETRIC = frozenset(
     {"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "HSV", "ARGB", "CMYK", "YBR_FULL", "YBR_FULL_422"}
     | {"YBR_PARTIAL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT", "XYB"}
 )
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # and its multi-frame kinds below it (PS3.4 B.5)
+# What rescales stored values, beside the pixels themselves.
+SCALE = ("RescaleSlope", "RescaleIntercept", "PixelRepresentation", "BitsStored", "BitsAllocated")
+# Where packed files of other kinds than zip have their signature: gzip, bzip2, xz, 7-zip, RAR, tar.
+PACKED = ((0, b"\x1f\x8b"), (0, b"BZh"), (0, b"\xfd7zXZ"), (0, b"7z\xbc\xaf\x27\x1c"), (0, b"Rar!"), (257, b"ustar"))
 MAX_SERIES_NUMBER = 999_999  # a longer one could be somebody's date of birth or id
 _WORD = re.compile("|".join(WORDS))
 # How many slices one volume has, or images one acquisition, where headers promise it: the standard's, GE's, Philips'.
@@ -45,17 +56,47 @@ def compiled(rule: InputRule) -> Compiled:
     return {k: re.compile(p) for k, p in match.items()}, {k: re.compile(p) for k, p in exclude.items()}
 
 
-def scan_file(
-    data: bytes, digest: str, ordinal: int, pseudonyms: Pseudonyms, rules: Mapping[str, Compiled]
-) -> ScanFile | Refused | str:
-    """One file; a `str` is the digest of a whole file that holds nothing to analyse."""
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A file that holds an image, where its pixels lie, and what rescales them, as text, for `content_of`."""
+
+    file: ScanFile
+    place: header.Place
+    native: Native | None
+    scale: str
+
+
+class Incomplete(StrEnum):
+    """What a beginning of a file that tells too little is answered with."""
+
+    MORE = "the whole file is needed"
+
+
+def read(
+    data: bytes, size: int, digest: str, ordinal: int, pseudonyms: Pseudonyms, rules: Mapping[str, Compiled]
+) -> Parsed | Refused | str | Incomplete:
+    """One file of `size` bytes, of which `data` may be the beginning only.
+
+    A `str` is the digest of a whole file that holds nothing to analyse.
+    """
 
     def refuse(reason: Reason, detail: str = "") -> Refused:
         return Refused(digest, ordinal, reason, detail)
 
-    ds = header.parse(data)
-    if ds is None:
-        return refuse(Reason.PACKED, "unpack it first") if data[:4] == b"PK\3\4" else refuse(Reason.NOT_DICOM)
+    try:
+        found = header.parse_head(data)
+    except header.TooLong:
+        return refuse(Reason.TOO_LARGE, f"deflated; more than {header.MAX_INFLATED_BYTES // 2**30} GiB when expanded")
+    except Exception:
+        if len(data) < size:
+            return Incomplete.MORE
+        raise
+    if (found is None or found[1] is None) and len(data) < size:
+        return Incomplete.MORE
+    if found is None:
+        packed = any(data.startswith(magic, at) for at, magic in PACKED)
+        return refuse(Reason.PACKED, "unpack it first") if packed else refuse(Reason.NOT_DICOM)
+    ds, place = found
     modality = header.code(ds, "Modality")
     if ds.get("SOPClassUID") == "1.2.840.10008.1.3.10" or "DirectoryRecordSequence" in ds:
         return digest  # DICOMDIR: an index of files that are here anyway
@@ -67,16 +108,38 @@ def scan_file(
     absent = [name for name, uid in uids.items() if not uid]
     if absent:
         return refuse(Reason.MISSING_UID, ", ".join(absent))
-    problem = pixels.problem(ds)
-    if problem is not None:
-        return refuse(*problem)
+    problem = pixels.problem(ds, place, size)
+    if problem is not None or place is None:
+        return refuse(*(problem or (Reason.NO_PIXELS, "")))
+    file = _scan_file(ds, uids, modality, digest, ordinal, pseudonyms, rules)
+    scale = " ".join(header.text(ds, name) for name in SCALE)
+    return Parsed(file, place, pixels.native(ds, place), scale)
+
+
+def content_of(pixel_bytes: memoryview, scale: str) -> str:
+    """Digest of the pixel data and what rescales it: two files that agree on it hold the same image."""
+    digest = xxhash.xxh3_128(pixel_bytes)
+    digest.update(scale.encode())
+    return str(digest.hexdigest())
+
+
+def _scan_file(
+    ds: pydicom.FileDataset,
+    uids: Mapping[str, str],
+    modality: str,
+    digest: str,
+    ordinal: int,
+    pseudonyms: Pseudonyms,
+    rules: Mapping[str, Compiled],
+) -> ScanFile:
     of = pseudonyms.of
     study = of("study", uids["StudyInstanceUID"])
     patient_id, frame = header.text(ds, "PatientID"), header.text(ds, "FrameOfReferenceUID")
     moment = header.text(ds, "AcquisitionDateTime") or header.text(ds, "AcquisitionTime")
     traits = frames.traits_of(ds, of("moment", moment) if moment else "")
     planes = frames.planes_of(ds, traits)
-    position, spacing = header.numbers(ds, "ImagePositionPatient", 3), header.numbers(ds, "PixelSpacing", 2)
+    position = header.numbers(ds, "ImagePositionPatient", 3)
+    spacing = header.numbers(ds, "PixelSpacing", 2) or frames.ultrasound_spacing(ds)
     mosaic = frames.mosaic_of(ds) if frames.is_mosaic(ds) else None
     syntax = decoders.syntax_of(ds)
     photometric, number = header.code(ds, "PhotometricInterpretation"), header.whole(ds, "SeriesNumber")
@@ -110,7 +173,7 @@ def scan_file(
         promised_images=header.whole(ds, "ImagesInAcquisition"),
         promised_slices=next((n for key in PROMISED_SLICES if (n := header.whole(ds, key))), None),
         timing=_timing(ds),
-        content=_content(ds),
+        screen_copy=header.text(ds, "SOPClassUID").startswith(SECONDARY_CAPTURE),
     )
 
 
@@ -127,16 +190,6 @@ def _timing(ds: pydicom.FileDataset) -> Timing:
 
 def _grouped(groups: list[Any], sequence: str, name: str) -> float | None:
     return next((v for g in groups[:2] if (v := header.number(header.item(g, sequence), name))), None)
-
-
-def _content(ds: pydicom.FileDataset) -> str:
-    """Digest of the pixel data and what rescales it: two files that agree on it hold the same image."""
-    digest = hashlib.sha256()
-    for name in pixels.ELEMENTS:
-        digest.update(header.raw(ds, name))
-    for name in ("RescaleSlope", "RescaleIntercept", "PixelRepresentation", "BitsStored", "BitsAllocated"):
-        digest.update(f" {header.text(ds, name)}".encode())
-    return digest.hexdigest()
 
 
 def _fits(ds: pydicom.FileDataset, match: dict[str, re.Pattern[str]], exclude: dict[str, re.Pattern[str]]) -> bool:

@@ -1,6 +1,7 @@
 """From a header with pixel data to numbers: stored values, and values rescaled by DICOM's rule."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,34 +13,93 @@ from pydicom.pixels import apply_modality_lut
 from medrec.dicom import header
 from medrec.dicom.decoders import PixelError, available, decode, syntax_of
 from medrec.dicom.frames import is_mosaic, mosaic_of
+from medrec.dicom.header import Place
 from medrec.series import Reason
 
 MAX_SIDE_PX = 16384
-ELEMENTS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+MAX_PIXEL_BYTES = 2 * 2**30  # in one file, decoded
 
 
-def problem(ds: pydicom.FileDataset) -> tuple[Reason, str] | None:
-    """What keeps the pixels from being read, as far as it shows without decoding them."""
-    element = next((ds[k] for k in ELEMENTS if k in ds), None)
-    if element is None or not element.value:
+@dataclass(frozen=True, slots=True)
+class Native:
+    """How one plain frame lies in its file: `offset` in bytes, `kind` as numpy names it; `slope` None: as stored."""
+
+    offset: int
+    rows: int
+    columns: int
+    kind: str
+    bits: int
+    slope: float | None
+    intercept: float | None
+
+    def read(self, data: bytes | memoryview) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:
+        """(stored values, rescaled values), both (rows, columns), of the file's bytes."""
+        count = self.rows * self.columns
+        stored = np.frombuffer(data, self.kind, count, self.offset).reshape(self.rows, self.columns)
+        stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)
+        spare = 8 * stored.itemsize - self.bits
+        if spare:  # what lies above BitsStored may be anything (PS3.5 8.1.1), and is dropped
+            stored = (stored << spare) >> spare
+        return stored, _line(stored, self.slope, self.intercept)
+
+
+def native(ds: pydicom.FileDataset, place: Place) -> Native | None:
+    """How the pixels of an uncompressed single greyscale frame lie; None for all other files, which `read` decodes."""
+    syntax = syntax_of(ds)
+    plain = (
+        not syntax.is_encapsulated
+        and not header.is_deflated(ds)
+        and place.keyword == "PixelData"
+        and (header.whole(ds, "NumberOfFrames") or 1) == 1
+        and header.whole(ds, "SamplesPerPixel") == 1
+        and not is_mosaic(ds)
+        and not any(name in ds for name in ("PerFrameFunctionalGroupsSequence", "ModalityLUTSequence"))
+    )
+    allocated, stored = header.whole(ds, "BitsAllocated"), header.whole(ds, "BitsStored")
+    if not plain or allocated not in (8, 16, 32) or stored is None or not 0 < stored <= allocated:
+        return None
+    sign = header.whole(ds, "PixelRepresentation")
+    if sign not in (0, 1):
+        return None
+    # PS3.5 A.3: big endian files of 8 bits hold them in words only where the VR is OW; pydicom knows how.
+    if not syntax.is_little_endian and allocated == 8:
+        return None
+    try:
+        slope, intercept = _scale(ds)
+    except PixelError:
+        return None
+    kind = f"{'<' if syntax.is_little_endian else '>'}{'i' if sign else 'u'}{allocated // 8}"
+    return Native(place.offset, int(ds.Rows), int(ds.Columns), kind, stored, slope, intercept)
+
+
+def problem(ds: pydicom.FileDataset, place: Place | None, size: int) -> tuple[Reason, str] | None:
+    """What keeps the pixels of a file of `size` bytes from being read, as far as it shows without decoding them."""
+    if place is None or place.length == 0 or place.offset >= size:
         return Reason.NO_PIXELS, "the file holds no pixel data, or ends before it"
-    sizes = [header.whole(ds, name) for name in ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel")]
+    names = ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel")
+    sizes = [header.whole(ds, name) for name in names]
     if any(s is None or s <= 0 for s in sizes):
         return Reason.BROKEN, "Rows, Columns, BitsAllocated or SamplesPerPixel is absent or not positive"
     rows, columns, bits, samples = (int(s or 0) for s in sizes)
+    frames = header.whole(ds, "NumberOfFrames") or 1
     if max(rows, columns) > MAX_SIDE_PX:
         return Reason.TOO_LARGE, f"{columns} x {rows} pixels; at most {MAX_SIDE_PX} on a side are read"
+    expected = math.ceil(rows * columns * samples * frames * bits / 8)
+    if not 0 < expected <= MAX_PIXEL_BYTES:
+        return Reason.TOO_LARGE, f"more than {MAX_PIXEL_BYTES // 2**30} GiB of pixels in one file"
     syntax = syntax_of(ds)
     if not available(syntax):
         return Reason.NO_DECODER, syntax.name if syntax.is_transfer_syntax else "unknown transfer syntax"
-    if syntax.is_encapsulated:
+    stored, high = header.whole(ds, "BitsStored"), header.whole(ds, "HighBit")
+    if place.keyword == "PixelData" and stored is not None and high is not None and high != stored - 1:
+        return Reason.BROKEN, "HighBit is not BitsStored - 1: which bits hold the value is not said"  # PS3.5 8.1.1
+    if syntax.is_encapsulated or header.is_deflated(ds) or place.length is None:
         return None
-    frames = header.whole(ds, "NumberOfFrames") or 1
-    expected = math.ceil(rows * columns * samples * frames * bits / 8)
     if header.code(ds, "PhotometricInterpretation") == "YBR_FULL_422":
         expected = expected * 2 // 3  # PS3.3 C.7.6.3.1.2: two pixels share their colour
-    if len(element.value) < expected:
-        return Reason.TRUNCATED, f"{len(element.value)} of {expected} bytes of pixels are there"
+    there = min(place.length, size - place.offset)
+    if there < expected:
+        return Reason.TRUNCATED, f"{there} of {expected} bytes of pixels are there"
     return None
 
 
@@ -70,18 +130,25 @@ def rescaled(stored: npt.NDArray[Any], ds: Dataset) -> npt.NDArray[np.float32]:
     name = "PixelValueTransformationSequence"
     if len(own) == len(stored) and any(name in group for group in [shared, *own]):
         groups = [header.item(group if name in group else shared, name) for group in own]
-        return np.stack([_line(s, g) for s, g in zip(stored, groups, strict=True)])
+        return np.stack([_line(s, *_scale(g)) for s, g in zip(stored, groups, strict=True)])
     if any(True for _ in header.items(ds, "ModalityLUTSequence")):
         return np.asarray(apply_modality_lut(stored, ds), np.float32)
-    return _line(stored, ds)
+    return _line(stored, *_scale(ds))
 
 
-def _line(stored: npt.NDArray[Any], ds: Dataset) -> npt.NDArray[np.float32]:
+def _scale(ds: Dataset) -> tuple[float | None, float | None]:
+    """(slope, intercept), (None, None) where stored values are not rescaled. Raises PixelError for half a rescale."""
     if not header.text(ds, "RescaleSlope") and not header.text(ds, "RescaleIntercept"):
-        return stored.astype(np.float32)
+        return None, None
     slope, intercept = header.number(ds, "RescaleSlope"), header.number(ds, "RescaleIntercept")
     if slope is None or intercept is None:  # each is required where the other is (type 1): neither is made up
         raise PixelError("RescaleSlope and RescaleIntercept are not both there and numbers")
+    return slope, intercept
+
+
+def _line(stored: npt.NDArray[Any], slope: float | None, intercept: float | None) -> npt.NDArray[np.float32]:
+    if slope is None or intercept is None:
+        return stored.astype(np.float32)
     if slope == 1.0 and intercept == int(intercept):  # exact in single precision, and faster
         return stored.astype(np.float32) + np.float32(intercept)
     return (stored * slope + intercept).astype(np.float32)
