@@ -1,6 +1,7 @@
 """Single greyscale images of a folder, by the digest of their file: no geometry is asked for and none is made up.
 
-Refuses colour, several frames and what cannot be decoded, by leaving it out: `Archive` accounts for every file.
+For labelled images, which somebody chose: unlike `Archive` it decodes in its own process. Refuses colour, several
+frames and what cannot be decoded, by leaving it out.
 """
 
 import hashlib
@@ -34,10 +35,11 @@ class Still:
 
 def read(data: bytes, pseudonyms: Pseudonyms) -> Still:
     """One file's bytes to its image. Raises PixelError when it is not a whole greyscale image of one frame."""
-    ds = header.parse(data)
-    if ds is None:
+    head = header.parse_head(data)
+    ds = None if head is None else header.parse(data)
+    if head is None or ds is None:
         raise PixelError("not DICOM")
-    problem = pixels.problem(ds)
+    problem = pixels.problem(ds, head[1], len(data))
     if problem is not None:
         raise PixelError(f"{problem[0]}: {problem[1]}")
     photometric, bits = header.code(ds, "PhotometricInterpretation"), header.whole(ds, "BitsStored") or 0
