@@ -14,7 +14,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,11 @@ from medrec.learning import starts, training
 from medrec.models import inference, marks, networks, still, weights
 from medrec.pictures import PictureCard
 from medrec.prediction import Measured, Network, Recipe
-from medrec.statistics import auc, dice, mean
+from medrec.statistics import Interval, auc, dice, mean_of_images
 
 log = logging.getLogger("medrec.learning.pictures")
 
+CALIPERS = 2  # a distance has two ends: an image with fewer crosses counts as one without
 COLUMNS = ("image", "sop_instance_uid", "patient_id", "fold")
 SMOOTHED = 0.03  # of a class: pathology is certain, what one image shows of it is not
 ROTATION_RAD, SHIFT = 0.3, 0.1
@@ -199,25 +200,30 @@ def measured(
     rows: list[dict[str, Any]] = []
     for p in pictures:
         said = predictor.predict(p.pixels)
-        overlap = dice(said.mask, p.mask)
-        rows.append({"image": p.image, "patient": p.patient, "dice": overlap, "marks": said.marks})
-        rows[-1] |= {"says": said.positive, "is": p.positive}
-    values = [("Dice, mean by image", mean([r["dice"] for r in rows]))]
-    values.append(("Dice, median by image", mean([r["dice"] for r in rows], np.median)))
-    for name, few in (("with calipers", False), ("without calipers", True)):
-        part = [r["dice"] for r in rows if (r["marks"] < 2) == few]
-        if len(part) > 1:
-            values.append((f"Dice, mean by image {name}", mean(part)))
-    if predictor.card.classification is not None:
-        patients = sorted({p.patient for p in pictures})
-        says = np.array([np.mean([r["says"] for r in rows if r["patient"] == p]) for p in patients])
-        truth = np.array([any(r["is"] for r in rows if r["patient"] == p) for p in patients])
-        values.append((f"AUC of {predictor.card.positive} by patient", auc(says, truth)))
-    numbers = tuple(
+        row = {"image": p.image, "patient": p.patient, "dice": dice(said.mask, p.mask), "marks": said.marks}
+        rows.append(row | {"says": said.positive, "is": p.positive})
+    return numbers(rows, predictor.card.positive if predictor.card.classification else None, on), rows
+
+
+def numbers(rows: Sequence[dict[str, Any]], positive: str | None, on: str) -> tuple[Measured, ...]:
+    """Numbers of images (`measured`'s rows) for a card, each with an interval over patients."""
+
+    def overlap(part: Sequence[dict[str, Any]], statistic: Callable[..., float] = np.mean) -> Interval:
+        return mean_of_images([r["dice"] for r in part], [r["patient"] for r in part], statistic)
+
+    values = [("Dice, mean by image", overlap(rows)), ("Dice, median by image", overlap(rows, np.median))]
+    sides = {"with": [r for r in rows if r["marks"] >= CALIPERS], "without": [r for r in rows if r["marks"] < CALIPERS]}
+    values += [(f"Dice, mean by image {side} calipers", overlap(part)) for side, part in sides.items() if part]
+    if positive is not None:
+        patients = sorted({r["patient"] for r in rows})
+        own = [[r for r in rows if r["patient"] == p] for p in patients]
+        says = np.array([np.mean([r["says"] for r in part]) for part in own])
+        truth = np.array([any(r["is"] for r in part) for part in own])
+        values.append((f"AUC of {positive} by patient", auc(says, truth)))
+    return tuple(
         Measured(what=what, value=round(i.value, 3), low=round(i.low, 3), high=round(i.high, 3), on=on)
         for what, i in values
     )
-    return numbers, rows
 
 
 def main() -> None:
@@ -246,11 +252,11 @@ def main() -> None:
     files = {p.weights: options.out / p.weights for p in finished.networks.values()}
     patients = len({p.patient for p in held_back})
     on = f"{len(held_back)} images of {patients} patients not trained on"
-    numbers, rows = measured(held_back, still.load(finished, files, device), on)
-    draft["measured"] = [m.model_dump() for m in numbers]
+    results, rows = measured(held_back, still.load(finished, files, device), on)
+    draft["measured"] = [m.model_dump() for m in results]
     (options.out / options.card.name).write_text(yaml.safe_dump(draft, sort_keys=False, width=110, allow_unicode=True))
     (options.out / "validation.json").write_text(json.dumps(rows, indent=1))
-    for m in numbers:
+    for m in results:
         log.info("%s: %.3f [%.3f, %.3f] on %s", m.what, m.value, m.low, m.high, m.on)
 
 
