@@ -7,7 +7,9 @@ whether they are what they are called; `routing` picks the series that a model's
 `models` runs the networks; `findings` measures what they mark; `report` states facts and a careful verdict; `outputs`
 writes them; `audit` seals digests of everything; `store` keeps studies, cases and the ledger; `tracking` copies to
 MLflow. `pipeline` leads one study through all of them, `home` and `config` say where and how, `cli` is what people
-type. `learning` makes the weights.
+type. `learning` makes the weights. Around them: `events` says what may be written into the ledger, `delivery` empties
+the outbox, `verification`, `replay`, `story` and `bundle` are for auditors, `privacy` for patients, `keeping` for
+operators; `burned` covers text in pixels.
 Prefect lives in the package `flows`, beside this one.
 """
 

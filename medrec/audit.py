@@ -14,18 +14,16 @@ need a head that somebody else keeps.
 """
 
 import hashlib
+import hmac
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import PurePosixPath
 
+from medrec.events import CASE_KINDS, ERASED, FAILED, PRUNED, SUPERSEDED, misplaced, subjects
+
 GENESIS = "0" * 64
-# What became of a case: facts["case"] is its key, facts["files"] the digests of what it wrote.
-CASE_KINDS = frozenset({"case analysed", "case refused", "case failed"})
-FAILED = "case failed"
-# facts["case"] is no longer in force since facts["by"].
-SUPERSEDED = "case superseded"
 # Enough of a case key to find it by, few enough to read.
 SHORT_KEY = 12
 
@@ -119,6 +117,16 @@ def seal(previous: str, kind: str, at: str, facts: Mapping[str, object]) -> Audi
     return AuditRecord(body, hashlib.sha256(body).hexdigest(), previous)
 
 
+def anchor_text(position: tuple[int, str]) -> str:
+    """A ledger's end (`Store.position`) in one line, for a document that others keep, such as a DICOM SR."""
+    return f"medrec ledger, record {position[0]}: SHA-256 {position[1]}"
+
+
+def salted(salt: str, value: str) -> str:
+    """A digest that only the holder of the salt can compute: HMAC-SHA256; `value` itself for the empty salt."""
+    return hmac.new(salt.encode(), value.encode(), hashlib.sha256).hexdigest() if salt else value
+
+
 def written_files(facts: Mapping[str, object]) -> dict[str, str]:
     """SHA-256 of each file that a case wrote, by its path below the home (with "/"); empty when it wrote
     none.
@@ -137,20 +145,65 @@ def written_files(facts: Mapping[str, object]) -> dict[str, str]:
     return dict(files)
 
 
+@dataclass(slots=True)
+class _Story:
+    """What the ledger tells of all cases, gathered record by record.
+
+    `latest` is the last record about each case, by its key: number and content; `superseded` by what; `erased` since
+    which record; `pruned` the paths that a rule of retention took away.
+    """
+
+    latest: dict[str, tuple[int, "_Body"]] = field(default_factory=dict)
+    superseded: dict[str, object] = field(default_factory=dict)
+    erased: dict[str, tuple[int, "_Body"]] = field(default_factory=dict)
+    pruned: set[str] = field(default_factory=set)
+    kinds: dict[str, set[str]] = field(default_factory=dict)
+
+    def add(self, number: int, body: "_Body") -> Iterator[Problem]:
+        """Take up one record; yields what is wrong with it."""
+        about = subjects(body.kind, body.facts)
+        if why := misplaced(body.kind, self.kinds, about):
+            yield Problem(f"record {number}", f"it stands where it may not: {why}")
+        for subject in about:
+            self.kinds.setdefault(subject, set()).add(body.kind)
+        if body.kind in CASE_KINDS or body.kind == SUPERSEDED:
+            yield from self._case(number, body)
+        elif body.kind == ERASED:
+            for key in _texts(body.facts.get("cases")) & self.latest.keys():
+                self.erased[key] = self.latest.pop(key)
+                self.superseded.pop(key, None)
+        elif body.kind == PRUNED:
+            self.pruned |= _texts(body.facts.get("files"))
+
+    def _case(self, number: int, body: "_Body") -> Iterator[Problem]:
+        key = body.facts.get("case")
+        if not isinstance(key, str):
+            yield Problem(f"record {number}", "it does not say which case it is about")
+        elif body.kind == SUPERSEDED:
+            self.superseded[key] = body.facts.get("by")
+        else:
+            self.latest[key] = number, body
+            self.pruned -= _texts(list(body.facts.get("files") or ()))  # type: ignore[call-overload]
+            # A failed try does not bring a case back into force; see Store.finish.
+            if body.kind != FAILED:
+                self.superseded.pop(key, None)
+
+
 def verify(
     records: Iterable[AuditRecord],
     file_digest: Callable[[str], str | None] | None = None,
     cases: Mapping[str, Mapping[str, object]] | None = None,
+    since: int = 0,
 ) -> Iterator[Problem]:
     """Everything that does not match in the whole ledger, the files that it names, and the store's cases.
 
     `file_digest` gives the SHA-256 of a file by its path below the home, None when it is gone; `cases` what
     the store says of each case by its key: each of its fields must be the one in the latest record of that
     case. Only the latest record is held against files and store, because a failed case that is tried again
-    writes its folder anew.
+    writes its folder anew. The chain is always followed from its beginning (it is short work); of cases only those
+    whose latest record comes after number `since` are held against files and store.
     """
-    latest: dict[str, tuple[int, _Body]] = {}
-    superseded: dict[str, object] = {}
+    story = _Story()
     expected = GENESIS
     for number, record in enumerate(records, 1):
         where = f"record {number}"
@@ -163,23 +216,15 @@ def verify(
             continue
         if body.previous != record.previous:
             yield Problem(where, "the store names another predecessor for it than its own bytes do")
-        key = body.facts.get("case")
-        if body.kind not in CASE_KINDS and body.kind != SUPERSEDED:
-            continue
-        if not isinstance(key, str):
-            yield Problem(where, "it does not say which case it is about")
-        elif body.kind == SUPERSEDED:
-            superseded[key] = body.facts.get("by")
-        else:
-            latest[key] = number, body
-            # A failed try does not bring a case back into force; see Store.finish.
-            if body.kind != FAILED:
-                superseded.pop(key, None)
+        yield from story.add(number, body)
+    recent = {key: found for key, found in story.latest.items() if found[0] > since}
     if file_digest is not None:
-        for key, (number, body) in latest.items():
-            yield from _file_problems(key, number, body.facts, file_digest)
+        for key, (number, body) in recent.items():
+            yield from _file_problems(key, number, body.facts, file_digest, story.pruned)
+        for key, (_, body) in story.erased.items():
+            yield from _left_behind(key, body.facts, file_digest)
     if cases is not None:
-        yield from _case_problems(latest, superseded, cases)
+        yield from _case_problems(recent, story, cases)
 
 
 def _link_problems(where: str, record: AuditRecord, number: int, expected: str) -> Iterator[Problem]:
@@ -216,7 +261,11 @@ def _parse(body: bytes) -> _Body:
 
 
 def _file_problems(
-    key: str, number: int, facts: Mapping[str, object], file_digest: Callable[[str], str | None]
+    key: str,
+    number: int,
+    facts: Mapping[str, object],
+    file_digest: Callable[[str], str | None],
+    pruned: set[str],
 ) -> Iterator[Problem]:
     try:
         files = written_files(facts)
@@ -226,29 +275,44 @@ def _file_problems(
     for path, digest in sorted(files.items()):
         found = file_digest(path)
         where = f"{_within(path, key)} of {_case(key)}"
-        if found is None:
+        if found is None and path not in pruned:
             yield Problem(where, "it is gone or cannot be read")
-        elif found != digest:
+        elif found is not None and found != digest:
             yield Problem(where, "its bytes changed since it was written")
 
 
+def _left_behind(key: str, facts: Mapping[str, object], file_digest: Callable[[str], str | None]) -> Iterator[Problem]:
+    """What should be gone with an erased patient; cards and weights are nobody's."""
+    try:
+        files = written_files(facts)
+    except ValueError:
+        return
+    for path in sorted(p for p in files if p.startswith("reports/")):
+        if file_digest(path) is not None:
+            yield Problem(f"{_within(path, key)} of {_case(key)}", "it is still there, though its patient was erased")
+
+
 def _case_problems(
-    latest: Mapping[str, tuple[int, _Body]],
-    superseded: Mapping[str, object],
-    cases: Mapping[str, Mapping[str, object]],
+    recent: Mapping[str, tuple[int, _Body]], story: _Story, cases: Mapping[str, Mapping[str, object]]
 ) -> Iterator[Problem]:
-    for key, (number, body) in latest.items():
+    for key, (number, body) in recent.items():
         if key not in cases:
             yield Problem(_case(key), f"record {number} tells of it, but the store does not have it")
             continue
-        sealed = {**body.facts, "superseded_by": superseded.get(key)}
+        sealed = {**body.facts, "superseded_by": story.superseded.get(key)}
         for name, value in cases[key].items():
             if sealed.get(name) != value:
                 words = f"{name} is {_words(value)} in the store, {_words(sealed.get(name))} in the ledger"
                 yield Problem(_case(key), f"{words} (record {number})")
     for key in cases:
-        if key not in latest:
+        if key in story.erased:
+            yield Problem(_case(key), "the store has it still, though its patient was erased")
+        elif key not in story.latest:
             yield Problem(_case(key), "the store has it, but no record tells of it")
+
+
+def _texts(value: object) -> set[str]:
+    return {v for v in value if isinstance(v, str)} if isinstance(value, list) else set()
 
 
 def _case(key: str) -> str:

@@ -23,6 +23,17 @@ PACKAGED_WEIGHTS = PACKAGE / "models" / "weights"
 Loaded = TypeVar("Loaded", bound=Frozen)
 
 
+Days = Annotated[int, Field(ge=1)] | None
+
+
+class Retention(Frozen):
+    """After how many days `medrec prune` clears away what; null: never."""
+
+    reports_days: Days = None
+    superseded_days: Days = None
+    batches_days: Days = None
+
+
 class Settings(Frozen):
     """configs/medrec.yaml: what an operator may change."""
 
@@ -30,6 +41,10 @@ class Settings(Frozen):
     models: tuple[Name, ...] = ()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=0, le=256)] = 0
+    retention: Retention = Retention()
+    # Where each night leaves the ledger's signed head, best on a medium that can be written once, and the private key.
+    anchors: Path | None = None
+    anchor_key: Path | None = None
     # A study whose newest file is younger may still be arriving: it waits for the next night.
     quiet_minutes: Annotated[float, Field(ge=0, le=1440)] = 0
     experiment: Annotated[str, Field(pattern=r"^[\w .-]{1,60}$")] = "medrec"

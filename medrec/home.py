@@ -1,11 +1,12 @@
 """The folder that holds everything of one installation, and the lock that lets one night at a time work in it.
 
 Layout: medrec.db (the truth), mlflow.db and mlartifacts/ (the searchable copy), prefect/, reports/<case>/, batches/,
-kept/ (weights and cards by digest), index/ (what was found in files that have not changed since), key (of the
-pseudonyms, 0600). All below 0700.
+kept/ (weights, cards and environments by digest), index/ (what was found in files that have not changed since), key (of
+the pseudonyms, 0600), renamed (their first names, encrypted), worker (which home this is). All below 0700.
 """
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ class Home:
         self.kept = self.root / "kept"
         self.index = self.root / "index"
         self.key = self.root / "key"
+        self.renamed = self.root / "renamed"
         self.prefect = self.root / "prefect"
         self.mlflow_database = self.root / "mlflow.db"
         self.mlflow_artifacts = self.root / "mlartifacts"
@@ -39,6 +41,15 @@ class Home:
     def default(cls) -> Path:
         """MEDREC_HOME, or else the user's data folder."""
         return Path(os.environ.get("MEDREC_HOME") or platformdirs.user_data_dir("medrec", appauthor=False))
+
+    @property
+    def worker(self) -> str:
+        """What tells this home's nights from those of other homes on one store or MLflow: random, kept in the home."""
+        path = self.root / "worker"
+        if not path.is_file():
+            path.write_text(secrets.token_hex(8))
+            path.chmod(0o600)
+        return path.read_text().strip()
 
     def holds_store(self) -> bool:
         """Whether there is a store to read: asked before opening, which would make an empty one."""

@@ -7,14 +7,13 @@ study, or MLflow away, never ends the night.
 
 import json
 import secrets
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
-from medrec import pipeline
+from medrec import anchors, delivery, pipeline, privacy
 from medrec.config import CardFiles, Configuration
 from medrec.dicom import Archive, Pseudonyms
 from medrec.errors import ConfigError, WeightsError, WorldError
@@ -72,8 +71,7 @@ class Summary:
     @property
     def outcome(self) -> str:
         """What came of the studies, in a few words."""
-        counted = Counter(c.verdict or c.status for c in self.cases if c.status != Status.ALREADY_DONE)
-        return ", ".join(f"{n} {what}" for what, n in sorted(counted.items())) or "nothing new"
+        return delivery.outcome(asdict(self))
 
     @property
     def exit_code(self) -> int:
@@ -120,6 +118,7 @@ class Night:
         self._warnings: list[str] = []
         self._predictors: dict[str, Predictor] = {}
         self._seen = 0
+        self._mlflow_failed = False
 
     def __enter__(self) -> "Night":
         request = self._request
@@ -145,10 +144,19 @@ class Night:
         configuration = request.configuration
         self._store = Store.open(request.home.store_url)
         self._store.start_batch(self.batch, _iso(now))
+        privacy.settle(request.home, self._store)
         rules = rules_of(c.card for c in configuration.cards)
         self._archive = Archive(request.input, Pseudonyms.load(request.home.key), rules, memory=request.home.index)
         self._setting = Setting(self.batch, request.home, self._store, configuration, "")
+        self._note_configuration(now)
         self._tracker = self._reach_mlflow(now)
+
+    def _note_configuration(self, now: datetime) -> None:
+        """Put a configuration that is not the last night's into the ledger."""
+        facts = {"configuration": self._request.configuration.sha256}
+        last = self._store.latest("configuration changed")
+        if last is None or last.facts["configuration"] != facts["configuration"]:
+            self._store.append("configuration changed", _iso(now), facts)
 
     def _reach_mlflow(self, now: datetime) -> Tracker | None:
         try:
@@ -158,6 +166,7 @@ class Night:
             tracker.start_batch(self.batch, _ms(now))
             for model in self._request.configuration.cards:
                 tracker.register(model)
+            delivery.deliver_batches(self._store, tracker)
         except WorldError as error:
             self.warn(f"{error}; reports are delivered there on a later night")
             return None
@@ -179,7 +188,11 @@ class Night:
             if any(isinstance(f, ScanFile) and f.member for f in found):
                 self._account.packed.update(f.ordinal for f in found if isinstance(f, ScanFile))
             progress(self._seen, max(total, self._seen))
-        self.planned = pipeline.plan(self._arrived(group(files)), self._request.configuration)
+        erased = self._store.erased_patients()
+        self._account.refuse((f for f in files if f.patient in erased), str(Reason.ERASED))
+        files = [f for f in files if f.patient not in erased]
+        studies = self._arrived(group(files))
+        self.planned = pipeline.plan(studies, self._request.configuration, self._store.salt)
         self._load_models()
 
     def _arrived(self, studies: Sequence[Study]) -> tuple[Study, ...]:
@@ -256,22 +269,29 @@ class Night:
 
     def close(self) -> Summary:
         """Deliver what waits, write the batch's summary, and return it."""
+        self._mlflow_failed = False
         self._deliver()
         summary = self.summary()
         now = datetime.now(UTC)
         self._store.finish_batch(self.batch, _iso(now), summary.to_json())
         (self._request.home.batches / f"{self.batch}.json").write_text(summary.to_json() + "\n")
         if self._tracker is not None:
-            counts = {f"files_{k}": v for k, v in summary.files.items()}
-            for status in Status:
-                counts[f"cases_{status.replace(' ', '_')}"] = sum(c.status == status for c in summary.cases)
             try:
-                description = _batch_description(summary)
-                head = self._store.head()
-                self._tracker.finish_batch(self.batch, summary.outcome, description, counts, summary.to_json(), head)
+                delivery.deliver_batches(self._store, self._tracker)
             except WorldError as error:
                 self.warn(str(error))
+        self._anchor(now)
         return self.summary()
+
+    def _anchor(self, now: datetime) -> None:
+        """Leave the ledger's signed head where the configuration says."""
+        settings = self._request.configuration.settings
+        if settings.anchors is None or settings.anchor_key is None:
+            return
+        try:
+            anchors.write(settings.anchors, settings.anchor_key, self._store.position(), _iso(now))
+        except (WorldError, ConfigError) as error:
+            self.warn(str(error))
 
     def summary(self) -> Summary:
         """The accounts as they stand."""
@@ -305,7 +325,7 @@ class Night:
             device = inference.device_name(settings.device)
             inference.use_threads(settings.threads)
             self._predictors[model.card.name] = inference.load(model.card, model.weights, device)
-            self._setting = Setting(self.batch, self._request.home, self._store, self._request.configuration, device)
+            self._setting = replace(self._setting, device=device, threads=inference.threads())
         return self._predictors[model.card.name]
 
     def _finished(self, planned: Planned, finished: Finished, started: datetime) -> CaseLine:
@@ -346,44 +366,21 @@ class Night:
         return line
 
     def _deliver(self) -> None:
-        """Copy what waits in the outbox to MLflow; what cannot be copied now waits on."""
-        if self._tracker is None:
+        """Copy what waits in the outbox to MLflow; what cannot be copied now waits on.
+
+        After a failure the next try is the one at the night's end: a locked or slow MLflow costs its patience once.
+        """
+        if self._tracker is None or self._mlflow_failed:
             return
-        for entry in self._store.pending("mlflow"):
-            row = self._store.case(entry.case)
-            now = datetime.now(UTC)
-            if row is None:
-                continue
-            try:
-                delivery = self._tracker.deliver(row, _ms(now))
-            except (WorldError, OSError) as error:
-                self._store.postponed(entry.id, type(error).__name__, _iso(now))
-                self.warn("MLflow could not take a report; it is delivered on a later night")
-                break
-            self._store.set_mlflow_run(row.case, delivery.run_id)
-            self._store.delivered(entry.id, _iso(now))
+        self._mlflow_failed = not delivery.deliver_cases(self._store, self._tracker)
+        if self._mlflow_failed:
+            self.warn("MLflow could not take a report; it is delivered on a later night")
 
     def warn(self, text: str) -> None:
         """Say something to the operator, once, and keep it for the summary."""
         if text not in self._warnings:
             self._warnings.append(text)
             self._tell(text)
-
-
-def _batch_description(summary: Summary) -> str:
-    files = summary.files
-    lines = [
-        f"## Night {summary.batch}",
-        "",
-        f"{len(summary.cases)} studies; {files['seen']} files: {files['analysed']} analysed, "
-        f"{files['unused']} unused, {files['refused']} refused"
-        + (f", {files['waiting']} waiting." if "waiting" in files else "."),
-        "",
-        "| study | status | verdict | reason |",
-        "|---|---|---|---|",
-    ]
-    lines += [f"| {c.study[:8]} | {c.status} | {c.verdict or ''} | {c.reason} |" for c in summary.cases[:200]]
-    return "\n".join(lines)
 
 
 def _iso(moment: datetime) -> str:

@@ -9,14 +9,15 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
-from medrec import __version__, findings, report
+from medrec import __version__, burned, environment, findings, report, stages
+from medrec.audit import salted
 from medrec.config import CardFiles, Configuration
 from medrec.contrast import fluid_is_dark, proved
 from medrec.dicom import Archive
@@ -81,10 +82,16 @@ class Setting:
     store: Store
     configuration: Configuration
     device: str
+    threads: int = 0
 
 
-def plan(studies: Iterable[Study], configuration: Configuration) -> tuple[Planned, ...]:
-    """What is to be done, in the order of the studies' pseudonyms: a case for each study and each model that fits."""
+def plan(
+    studies: Iterable[Study], configuration: Configuration, salt_of: Callable[[str], str] = lambda patient: ""
+) -> tuple[Planned, ...]:
+    """What is to be done, in the order of the studies' pseudonyms: a case for each study and each model that fits.
+
+    Keys of cases are made with the patient's salt: when it is gone, a file no longer tells which case was its.
+    """
     every_card = _digest([c.card.digest for c in configuration.cards])
     planned: list[Planned] = []
     for study in studies:
@@ -102,7 +109,8 @@ def plan(studies: Iterable[Study], configuration: Configuration) -> tuple[Planne
             inputs = sorted({f.sha256 for f in route.files})
             card = every_card if model is None else model.card.digest
             weights = "" if model is None else model.card.weights_digest
-            planned.append(Planned(_digest([inputs, card, weights])[:KEY_DIGITS], study, model, route))
+            key = salted(salt_of(study.patients[0]), _digest([inputs, card, weights]))
+            planned.append(Planned(key[:KEY_DIGITS], study, model, route))
     return tuple(planned)
 
 
@@ -178,9 +186,9 @@ def finish(
     cannot be written.
     """
     now = datetime.now(UTC)
-    case = _case(planned, prepared, prediction, setting, now, failure)
+    case = case_of(planned, prepared, prediction, setting, now, failure)
     digests = _write(case, setting.home)
-    kept = keep(planned.model, setting.home) if planned.model is not None else {}
+    kept = keep(planned.model, setting.home)
     row = CaseRow(
         case=planned.case,
         study=planned.study.study,
@@ -206,6 +214,10 @@ def finish(
         "card": case.report.card_sha256,
         "configuration": case.report.config_sha256,
         "code": case.report.code_version,
+        "environment": environment.digest(),
+        "device": case.report.device,
+        "threads": setting.threads,
+        "stages": stages.digests(case),
         "files": digests | kept,
     }
     setting.store.remember_study(row.study, row.patient, case.report.created)
@@ -224,15 +236,17 @@ def refused_inputs(row: CaseRow, home: Home) -> dict[str, str]:
         return {}
 
 
-def keep(model: CardFiles, home: Home) -> dict[str, str]:
-    """Copy card and weights into the home by digest; returns file digests by path below the home.
+def keep(model: CardFiles | None, home: Home) -> dict[str, str]:
+    """Copy card, weights and the list of the environment into the home by digest; returns digests by path below it.
 
     Years later a report can be replayed with what made it, whatever the package holds then.
     """
+    contents = [(environment.content(), "environment.json")]
+    if model is not None:
+        contents += [(model.card.content, "card.json")]
+        contents += [(path.read_bytes(), "safetensors") for path in model.weights.values()]
     kept = {}
-    for data, suffix in [(model.card.content, "card.json")] + [
-        (p.read_bytes(), "safetensors") for p in model.weights.values()
-    ]:
+    for data, suffix in contents:
         digest = hashlib.sha256(data).hexdigest()
         path = home.kept / f"{digest}.{suffix}"
         if not path.exists():
@@ -244,14 +258,15 @@ def keep(model: CardFiles, home: Home) -> dict[str, str]:
     return kept
 
 
-def _case(
+def case_of(
     planned: Planned,
     prepared: Prepared | Skipped,
     prediction: Prediction | Skipped | None,
     setting: Setting,
     now: datetime,
-    failure: str,
+    failure: str = "",
 ) -> Case:
+    """The finished case with all that its writers need; nothing is written or stored."""
     card = planned.model.card if planned.model is not None else None
     skipped = next((p for p in (prepared, prediction) if isinstance(p, Skipped)), None)
     volumes = prepared.volumes if isinstance(prepared, Prepared) and skipped is None and not failure else {}
@@ -274,8 +289,12 @@ def _case(
         flags += _missing_inputs(card, volumes) + _processed(planned.routed) + _trained_on(card, volumes)
         if middle is None and found:
             flags += ("the image cuts the head off on one side: left and right are not told",)
-    status = Status.FAILED if failure else Status.REFUSED if skipped is not None else Status.ANALYSED
     used = planned.routed.inputs if isinstance(planned.routed, Routed) else {}
+    shown, screened = volumes, tuple[str, ...]()
+    if volumes and any(f.may_hold_text for series in used.values() for f in series.files):
+        shown, screened = burned.screened(volumes)
+    flags += screened
+    status = Status.FAILED if failure else Status.REFUSED if skipped is not None else Status.ANALYSED
     refused = _refused(prepared) if status is Status.ANALYSED else {}
     facts = Report(
         case=planned.case,
@@ -307,7 +326,7 @@ def _case(
         code_version=__version__,
         device=setting.device if labels is not None else "",
     )
-    return Case(facts, card, volumes, prediction if isinstance(prediction, Prediction) else None, labels)
+    return Case(facts, card, shown, prediction if isinstance(prediction, Prediction) else None, labels)
 
 
 def outside_card(grid: Volume, card: ModelCard, nominal: bool) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -214,8 +214,14 @@ class ModelCard(Frozen):
 
     @property
     def content(self) -> bytes:
-        """The card as the bytes that `digest` is of; comments and layout of the YAML do not count."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":")).encode()
+        """The card as the bytes that `digest` is of; comments and layout of the YAML do not count.
+
+        Keys are sorted but for those of `inputs`: their order is the order of the networks' channels.
+        """
+        fields = self.model_dump(mode="json")
+        fields["inputs"] = {name: _sorted(rule) for name, rule in fields["inputs"].items()}
+        ordered = {k: fields[k] if k == "inputs" else _sorted(fields[k]) for k in sorted(fields)}
+        return json.dumps(ordered, separators=(",", ":")).encode()
 
     @property
     def digest(self) -> str:
@@ -238,6 +244,12 @@ class ModelCard(Frozen):
     def minimum_volume_ml(self) -> float:
         """The smallest region that is reported, in ml."""
         return self.decision.minimum_volume_mm3 / 1000
+
+
+def _sorted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _sorted(value[k]) for k in sorted(value)}
+    return [_sorted(v) for v in value] if isinstance(value, list) else value
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -65,6 +65,7 @@ class Reason(StrEnum):
     NO_INPUT = "required input missing"
     WRONG_CONTRAST = "not the contrast it is called"
     OUTSIDE_CARD = "outside the model's card"
+    ERASED = "erased at the patient's request"
     FAILED = "analysis failed"
 
 
@@ -120,7 +121,7 @@ class ScanFile:
     this is after `expanded`. `promised_images` and `promised_slices` are the numbers of images in the acquisition and
     of slices in one volume that the header tells of. `content` is a digest of the pixel data as stored. `member` counts
     from 1 within a zip file, whose digest and ordinal all its members have; it is 0 for a file that lies by itself.
-    `screen_copy` says that it is a Secondary Capture.
+    `screen_copy` says that it is a Secondary Capture, `may_hold_text` that names may be burned into its pixels.
     """
 
     sha256: str
@@ -155,6 +156,7 @@ class ScanFile:
     content: str = ""
     member: int = 0
     screen_copy: bool = False
+    may_hold_text: bool = False
 
     def expanded(self) -> tuple["ScanFile", ...]:
         """Its slices, each with its own place and traits; itself where it is one slice."""

@@ -1,22 +1,25 @@
 """The searchable copy in MLflow: the one room that knows MLflow.
 
-Filled from the store's outbox, at least once and made idempotent: a case's tag is looked for before a run is created,
-and what a killed night left is taken up again. Invariants: nothing here decides anything; MLflow away never stops a
-night; nothing but what a report holds gets in.
+Filled from the store's outbox, at least once and made idempotent: a case's tag is looked for before a run is created
+unless nobody can have created one, and what a killed night left is taken up again. `check` holds MLflow against what
+was delivered. Invariants: nothing here decides anything; MLflow away never stops a night; nothing but what a report
+holds gets in, and no text of it is markup there.
 """
 
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import sqlite3
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medrec.audit import Problem
 from medrec.config import CardFiles
 from medrec.errors import WorldError
 from medrec.home import Home
@@ -33,7 +36,7 @@ ENVIRONMENT = {
 }
 os.environ.update(ENVIRONMENT)  # before the first import: MLflow reads them while it is imported
 
-from mlflow.entities import Metric, Param, Run, RunTag  # noqa: E402
+from mlflow.entities import Metric, Param, Run, RunTag, ViewType  # noqa: E402
 from mlflow.tracking import MlflowClient  # noqa: E402
 
 BATCH, CASE, REPORT = "medrec.batch", "medrec.case", "medrec.report_sha256"
@@ -41,21 +44,44 @@ NOTE = "mlflow.note.content"
 # Opens the experiment in MLflow's classic view, with runs and artifacts, instead of the one for language models.
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 PARENT = "mlflow.parentRunId"
+WORKER, SUPERSEDED_BY = "medrec.worker", "medrec.superseded_by"
+HEAD, RECORDS = "medrec.ledger_head", "medrec.ledger_records"
+ARTIFACTS = ("report.html", "report.json")
+PAGE = 1000
+MARKUP = re.compile(r"([\\\\`*_{}\[\]<>|#~!&])")
+# Unicode's direction marks, embeddings, overrides and isolates (UAX 9).
+TURNING = "\u061c\u200e\u200f" + "".join(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """Where MLflow keeps a case."""
+    """Where MLflow keeps a case or a batch; `tags` are those that were set."""
 
     run_id: str
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """A case as MLflow must show it: its row, its report's facts, the digests of its artifacts by name."""
+
+    row: CaseRow
+    run_id: str
+    facts: Mapping[str, Any]
+    files: Mapping[str, str]
+    superseded_by: str | None
 
 
 class Tracker:
     """MLflow's client on the home's own database, or on the server that MLFLOW_TRACKING_URI names."""
 
-    def __init__(self, home: Home, experiment: str) -> None:
-        """Raises WorldError when MLflow cannot be reached. `fresh` says that it held no experiment of ours."""
+    def __init__(self, home: Home, experiment: str, *, create: bool = True) -> None:
+        """Raises WorldError when MLflow cannot be reached. `fresh` says that it held no experiment of ours.
+
+        Without `create` an experiment that is not there is WorldError too: who only reads makes none.
+        """
         self._home = home
+        self.worker = home.worker
         self._versions: dict[str, str] = {}
         self._parents: dict[str, str] = {}
         uri = os.environ.get("MLFLOW_TRACKING_URI")
@@ -64,60 +90,109 @@ class Tracker:
                 _create_database(home.mlflow_database)
                 uri = f"sqlite:///{home.mlflow_database}"
             self._client = MlflowClient(uri, uri)
+            self._local = _local_store(uri)
             found = self._client.get_experiment_by_name(experiment)
             self.fresh = found is None
+            if found is None and not create:
+                raise WorldError(f"MLflow holds no experiment {experiment}")
             self._experiment: str = (
                 found.experiment_id
                 if found is not None
                 else self._client.create_experiment(experiment, str(home.mlflow_artifacts / "runs"), KIND)
             )
 
+    @staticmethod
+    def is_elsewhere() -> bool:
+        """Whether MLflow is a server, and not the home's own database."""
+        return bool(os.environ.get("MLFLOW_TRACKING_URI"))
+
+    def anchors(self) -> dict[str, tuple[int, str]]:
+        """The ledger's length and head that each night left here, by batch."""
+        with _MlflowAway():
+            found = {}
+            for run in self._pages(f"tags.`{HEAD}` != ''"):
+                tags = run.data.tags
+                if str(tags.get(RECORDS, "")).isdecimal():  # release 0.1.0 left the head alone
+                    found[str(tags.get(BATCH))] = int(tags[RECORDS]), str(tags[HEAD])
+            return found
+
     def start_batch(self, batch: str, started_ms: int) -> None:
-        """Make sure that the batch has its run, and close what killed nights left open."""
+        """Make sure that the batch has its run, and close what killed nights of this home left open.
+
+        The home's lock is held: no other night of it can be running. Nights of other homes may.
+        """
         with _MlflowAway():
             for run in self._search("attributes.status = 'RUNNING'"):
-                if run.data.tags.get(BATCH) != batch and CASE not in run.data.tags:
+                ours = run.data.tags.get(WORKER, self._home.worker) == self._home.worker
+                if ours and run.data.tags.get(BATCH) != batch and CASE not in run.data.tags:
                     self._client.set_terminated(run.info.run_id, "KILLED")
             self._parent(batch, started_ms)
 
     def finish_batch(
-        self, batch: str, outcome: str, description: str, counts: Mapping[str, int], summary: str, head: str
-    ) -> None:
-        """Close the batch's run with its counts, its summary (JSON) and the ledger's head as an anchor."""
+        self,
+        batch: str,
+        outcome: str,
+        description: str,
+        counts: Mapping[str, int],
+        summary: str,
+        anchor: tuple[int, str],
+    ) -> Delivery:
+        """Close the batch's run with its counts, its summary (JSON) and the ledger's length and head as an anchor."""
         with _MlflowAway():
             run_id = self._parent(batch, None)
+            before = self._client.get_run(run_id).data.tags
+            if HEAD in before and str(before.get(RECORDS, "")).isdecimal():
+                anchor = int(before[RECORDS]), before[HEAD]  # an anchor stays: what it holds fast is older
             metrics = [Metric(name, float(value), 0, 0) for name, value in counts.items()]
-            tags = [RunTag(NOTE, description), RunTag("medrec.ledger_head", head)]
-            self._client.log_batch(run_id, metrics, (), tags)
+            tags = {NOTE: description, HEAD: anchor[1], RECORDS: str(anchor[0]), BATCH: batch}
+            self._client.log_batch(run_id, metrics, (), [RunTag(k, v) for k, v in tags.items()])
             self._client.log_text(run_id, summary, "batch.json")
             self._client.update_run(run_id, name=f"night {_moment(batch)}: {outcome}")
             self._client.set_terminated(run_id)
+            return Delivery(run_id, tags)
 
-    def deliver(self, row: CaseRow, now_ms: int) -> Delivery:
-        """Log one case as a child of its batch; a case that is there already is only found.
+    def deliver(
+        self, row: CaseRow, now_ms: int, *, fresh: bool = False, replaced: tuple[CaseRow, ...] = ()
+    ) -> Delivery:
+        """Log one case as a child of its batch; a case that is there already is only found, and its tags mended.
 
-        A run that holds another report of this case (it failed, and was tried again) is deleted.
+        `fresh` says that nobody can have created a run for it, so that none is looked for. A run that holds another
+        report of this case (it failed, and was tried again) is deleted. `replaced` are cases that it supersedes.
         """
         folder = (self._home.root / (row.report or "")).parent
         report = (folder / "report.json").read_bytes()
         digest = hashlib.sha256(report).hexdigest()
+        facts = json.loads(report)
         with _MlflowAway():
-            run = None
-            for found in self._search(f"tags.`{CASE}` = '{row.case}'"):
-                if found.data.tags.get(REPORT) != digest or run is not None:
-                    self._client.delete_run(found.info.run_id)
-                else:
-                    run = found
+            run = None if fresh else self._adopted(row, digest)
             run = run or self._create(row, digest, now_ms)
+            run_id = run.info.run_id
+            tags = self._tags(row, facts, digest)
             if run.info.status != "FINISHED":
-                self._fill(run.info.run_id, row, folder, json.loads(report), now_ms)
-            self._mark_superseded(row)
-            return Delivery(run.info.run_id)
+                self._fill(run_id, row, folder, facts, now_ms, tags)
+            elif changed := [RunTag(k, v) for k, v in tags.items() if run.data.tags.get(k) != v]:
+                self._client.log_batch(run_id, (), (), changed)
+            if run.info.run_name != _run_name(row):
+                self._client.update_run(run_id, name=_run_name(row))
+            for old in replaced:
+                self._mark_superseded(old, row.case)
+            return Delivery(run_id, tags)
 
-    def _mark_superseded(self, row: CaseRow) -> None:
-        if row.supersedes is not None:
-            for old in self._search(f"tags.`{CASE}` = '{row.supersedes}'"):
-                self._client.set_tag(old.info.run_id, "medrec.superseded_by", row.case)
+    def _adopted(self, row: CaseRow, report_sha256: str) -> Run | None:
+        """The run that shows this report of the case; any other of the case is deleted."""
+        kept = None
+        for found in sorted(self._search(f"tags.`{CASE}` = '{row.case}'"), key=lambda r: r.info.start_time):
+            if found.data.tags.get(REPORT) != report_sha256 or kept is not None:
+                self._client.delete_run(found.info.run_id)
+            else:
+                kept = found
+        return kept
+
+    def _mark_superseded(self, old: CaseRow, by: str) -> None:
+        runs = [old.mlflow_run_id] if old.mlflow_run_id else []
+        runs = runs or [r.info.run_id for r in self._search(f"tags.`{CASE}` = '{old.case}'")]
+        for run_id in runs:
+            self._client.set_tag(run_id, SUPERSEDED_BY, by)
 
     def register(self, model: CardFiles) -> str:
         """The registered version of a card with its weights; made, and given the alias champion, when new.
@@ -158,16 +233,31 @@ class Tracker:
         return folder
 
     def _search(self, filter_string: str) -> list[Run]:
-        runs: list[Run] = self._client.search_runs([self._experiment], filter_string, max_results=1000)
-        return runs
+        return list(self._pages(filter_string))
+
+    def _pages(self, filter_string: str, view: int = ViewType.ACTIVE_ONLY) -> Iterator[Run]:
+        token: str | None = None
+        while True:
+            page = self._client.search_runs([self._experiment], filter_string, view, PAGE, page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
 
     def _parent(self, batch: str, started_ms: int | None) -> str:
         if batch not in self._parents:
-            found = [r for r in self._search(f"tags.`{BATCH}` = '{batch}'") if CASE not in r.data.tags]
+            # By name too: its cases carry the same tag, and there may be thousands.
+            named = f"tags.`{BATCH}` = '{batch}' and attributes.run_name LIKE 'night %'"
+            found = [r for r in self._search(named) if CASE not in r.data.tags]
             run = (
                 found[0]
                 if found
-                else self._client.create_run(self._experiment, started_ms, {BATCH: batch}, f"night {_moment(batch)}")
+                else self._client.create_run(
+                    self._experiment,
+                    started_ms,
+                    {BATCH: batch, WORKER: self._home.worker},
+                    f"night {_moment(batch)}",
+                )
             )
             self._parents[batch] = run.info.run_id
         return self._parents[batch]
@@ -176,41 +266,163 @@ class Tracker:
         tags = {CASE: row.case, REPORT: report_sha256, BATCH: row.batch, PARENT: self._parent(row.batch, None)}
         return self._client.create_run(self._experiment, now_ms - row.seconds_ms, tags, _run_name(row))
 
-    def _fill(self, run_id: str, row: CaseRow, folder: Path, facts: Mapping[str, Any], now_ms: int) -> None:
-        version = self._versions.get(facts["card_sha256"], "")
-        params = {
-            "model": facts["model_name"] or "none",
-            "model_version": facts["model_version"] or "none",
-            "card_sha256": facts["card_sha256"] or "none",
-            "config_sha256": facts["config_sha256"],
-            "code_version": facts["code_version"],
-            **{f"weights_sha256.{name}": digest for name, digest in facts["weights_sha256"].items()},
-        }
-        tags = {
-            "medrec.study": row.study,
-            "medrec.patient": row.patient,
-            "medrec.status": row.status.value,
-            "medrec.verdict": row.verdict.value if row.verdict else row.status.value,
-            "medrec.registered_version": version,
+    def _tags(self, row: CaseRow, facts: Mapping[str, Any], digest: str) -> dict[str, str]:
+        return {**tags_of(row, facts, digest), PARENT: self._parent(row.batch, None)}
+
+    def _fill(
+        self,
+        run_id: str,
+        row: CaseRow,
+        folder: Path,
+        facts: Mapping[str, Any],
+        now_ms: int,
+        tags: Mapping[str, str],
+    ) -> None:
+        more = {
+            "medrec.registered_version": self._versions.get(facts["card_sha256"], ""),
             "review.status": "pending",
-            NOTE: description(facts),
         }
         self._client.log_batch(
             run_id,
             [Metric(k, v, now_ms, 0) for k, v in _metrics(facts, row).items()],
-            [Param(k, v) for k, v in params.items()],
-            [RunTag(k, v) for k, v in tags.items()],
+            [Param(k, v) for k, v in _params(facts).items()],
+            [RunTag(k, v) for k, v in {**tags, **more}.items()],
         )
-        for name in ("report.html", "report.json"):
+        for name in ARTIFACTS:
             self._client.log_artifact(run_id, str(folder / name))
         self._client.set_terminated(run_id, end_time=now_ms)
+
+    def check(
+        self, cases: Mapping[str, Delivered], batches: Mapping[str, tuple[str, Mapping[str, str]]]
+    ) -> Iterator[Problem]:
+        """What MLflow shows otherwise than it was delivered: tags, parameters, metrics, artifacts, runs that are gone.
+
+        `cases` are the delivered cases by key; `batches` the run of each delivered batch, with the SHA-256 of each tag
+        that was set. Read in one sweep.
+        """
+        with _MlflowAway():
+            runs = {run.info.run_id: run for run in self._pages("")}
+            known = {d.run_id for d in cases.values()}
+            for key, case in sorted(cases.items()):
+                where = f"MLflow run of case {key[:12]}…"
+                run = runs.get(case.run_id)
+                if run is None:
+                    yield Problem(where, f"the run {case.run_id} was deleted")
+                else:
+                    yield from (Problem(where, what) for what in self._differences(case, run))
+            for batch, (run_id, digests) in sorted(batches.items()):
+                run = runs.get(run_id)
+                if run is None:
+                    yield Problem(f"MLflow run of night {batch}", f"the run {run_id} was deleted")
+                    continue
+                for name, digest in sorted(digests.items()):
+                    if hashlib.sha256(run.data.tags.get(name, "").encode()).hexdigest() != digest:
+                        yield Problem(f"MLflow run of night {batch}", f"its tag {name} was changed")
+            for run_id, run in sorted(runs.items()):
+                if CASE in run.data.tags and run_id not in known and run.info.status == "FINISHED":
+                    yield Problem(f"MLflow run {run_id}", "it shows a case, but medrec did not deliver it")
+
+    def _differences(self, case: Delivered, run: Run) -> Iterator[str]:
+        tags = self._tags(case.row, case.facts, case.files["report.json"])
+        if case.superseded_by is not None:
+            tags[SUPERSEDED_BY] = case.superseded_by
+        elif SUPERSEDED_BY in run.data.tags:
+            yield f"its tag {SUPERSEDED_BY} says what no record does"
+        yield from (f"its tag {k} was changed" for k, v in sorted(tags.items()) if run.data.tags.get(k) != v)
+        if run.info.run_name != _run_name(case.row):
+            yield "its name was changed"
+        yield from (
+            f"its parameter {k} was changed" for k, v in _params(case.facts).items() if run.data.params.get(k) != v
+        )
+        for name, value in _metrics(case.facts, case.row).items():
+            if run.data.metrics.get(name) != value:
+                yield f"its metric {name} was changed"
+        for name in ARTIFACTS:
+            if (found := self._artifact_digest(run, name)) != case.files[name]:
+                yield f"its artifact {name} {'is gone' if found is None else 'was changed'}"
+
+    def _artifact_digest(self, run: Run, name: str) -> str | None:
+        folder = run.info.artifact_uri.removeprefix("file://")
+        if folder.startswith("/"):
+            path = Path(folder, name)
+            return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+        from tempfile import TemporaryDirectory
+
+        with TemporaryDirectory() as place, suppress(Exception):  # a server's own words for "not there"
+            fetched = Path(self._client.download_artifacts(run.info.run_id, name, place))
+            return hashlib.sha256(fetched.read_bytes()).hexdigest()
+        return None
+
+    def forget(self, cases: tuple[str, ...]) -> int:
+        """Take every run of these cases out of MLflow, those deleted before included, with artifacts and tags.
+
+        Returns how many were left on a remote server, which only marks runs as deleted: there, run `mlflow gc`.
+        """
+        left = 0
+        with _MlflowAway():
+            for key in cases:
+                for run in list(self._pages(f"tags.`{CASE}` = '{key}'", ViewType.ALL)):
+                    left += self._forget(run)
+        return left
+
+    def _forget(self, run: Run) -> int:
+        run_id = run.info.run_id
+        if run.info.lifecycle_stage != "deleted":
+            self._client.delete_run(run_id)
+        folder = run.info.artifact_uri.removeprefix("file://")
+        if folder.startswith("/"):
+            shutil.rmtree(Path(folder).parent, ignore_errors=True)
+        if self._local is None:
+            return 1
+        self._local._hard_delete_run(run_id)  # what `mlflow gc` calls; there is no other way
+        return 0
+
+
+def _local_store(uri: str) -> Any:
+    """MLflow's own store where its database can be reached without a server."""
+    if not uri.startswith(("sqlite:", "postgresql")):
+        return None
+    from mlflow.tracking._tracking_service.utils import _get_store
+
+    return _get_store(uri)
+
+
+def inert(text: str) -> str:
+    """Text as MLflow's Markdown shows it letter by letter: no markup, no control characters, no turned direction."""
+    plain = "".join(c if c.isprintable() and c not in TURNING else " " for c in text)
+    return MARKUP.sub(r"\\\1", plain)
+
+
+def tags_of(row: CaseRow, facts: Mapping[str, Any], report_sha256: str) -> dict[str, str]:
+    """The tags of a case that are told by its row and report alone, and that nobody else may change."""
+    return {
+        CASE: row.case,
+        REPORT: report_sha256,
+        BATCH: row.batch,
+        "medrec.study": row.study,
+        "medrec.patient": row.patient,
+        "medrec.status": row.status.value,
+        "medrec.verdict": row.verdict.value if row.verdict else row.status.value,
+        NOTE: description(facts),
+    }
+
+
+def _params(facts: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "model": facts["model_name"] or "none",
+        "model_version": facts["model_version"] or "none",
+        "card_sha256": facts["card_sha256"] or "none",
+        "config_sha256": facts["config_sha256"],
+        "code_version": facts["code_version"],
+        **{f"weights_sha256.{name}": digest for name, digest in facts["weights_sha256"].items()},
+    }
 
 
 def description(facts: Mapping[str, Any]) -> str:
     """The Markdown that MLflow shows with a case: the verdict first."""
     headline = facts["verdict"] or facts["status"]
-    lines = [f"## {headline.upper()}", "", facts["verdict_text"] or facts["reason"] or ""]
-    lines += [f"- {flag}" for flag in facts["flags"]]
+    lines = [f"## {headline.upper()}", "", inert(facts["verdict_text"] or facts["reason"] or "")]
+    lines += [f"- {inert(flag)}" for flag in facts["flags"]]
     if facts["findings"]:
         unit = " (nominal)" if facts["geometry_nominal"] else ""
         lines += [

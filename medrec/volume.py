@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from medrec.errors import ScanError
 from medrec.series import Series
@@ -96,6 +95,8 @@ def resample(moving: Volume, fixed: Volume) -> npt.NDArray[np.float32]:
         moving.affine_ijk_to_lps, fixed.affine_ijk_to_lps, atol=1e-3
     ):
         return moving.voxels
+    from scipy import ndimage  # half a second to import, which whoever only reads scans need not wait for
+
     mapping = np.linalg.inv(moving.affine_ijk_to_lps) @ fixed.affine_ijk_to_lps
     values: npt.NDArray[np.float32] = ndimage.affine_transform(
         moving.voxels,

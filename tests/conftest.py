@@ -1,5 +1,7 @@
 """What tests share: phantom studies, a home, and a night without Prefect."""
 
+import shutil
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,6 +36,32 @@ def configuration() -> config.Configuration:
     return config.load()
 
 
+def a_night(folder: Path, home: Path, own: config.Configuration | None = None, *, reanalyse: bool = False) -> Summary:
+    """A night over a folder, exactly as the flow runs it."""
+    with Night(Request(folder, Home(home), own or config.load(), reanalyse)) as night:
+        night.index()
+        for planned in night.planned:
+            night.analyse(planned)
+        return night.close()
+
+
+def copy_home(source: Path, target: Path) -> Home:
+    """A copy of a home to be spoilt."""
+    from mlflow.tracking._tracking_service import utils
+
+    utils._artifact_repos_cache.clear()  # by run: within one process the copy's artifacts would be the original's
+    shutil.copytree(source, target)
+    moved_artifacts(target / "mlflow.db", str(source), str(target))
+    return Home(target)
+
+
+def moved_artifacts(database: Path, before: str, now: str) -> None:
+    """MLflow's database names artifacts by path: let it follow."""
+    with sqlite3.connect(database) as connection:
+        for table, column in (("runs", "artifact_uri"), ("experiments", "artifact_location")):
+            connection.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (before, now))
+
+
 RunNight = Callable[..., Summary]
 
 
@@ -42,10 +70,6 @@ def run_night(tmp_path: Path, configuration: config.Configuration) -> RunNight:
     """A night over a folder, in the home `tmp_path/home`, exactly as the flow runs it."""
 
     def run(folder: Path, *, own: config.Configuration | None = None, reanalyse: bool = False) -> Summary:
-        with Night(Request(folder, Home(tmp_path / "home"), own or configuration, reanalyse)) as night:
-            night.index()
-            for planned in night.planned:
-                night.analyse(planned)
-            return night.close()
+        return a_night(folder, tmp_path / "home", own or configuration, reanalyse=reanalyse)
 
     return run

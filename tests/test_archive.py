@@ -13,7 +13,7 @@ import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEGLSLossless
 
 from medrec.dicom import Archive, Pseudonyms, pixels, reading, selftest
 from medrec.dicom.header import parse_head
@@ -254,6 +254,16 @@ def test_bits_that_are_not_where_bits_stored_says_are_refused(folder: Path) -> N
 
 
 # Files that mean harm
+
+
+def test_pixels_in_items_under_a_plain_transfer_syntax_are_refused(folder: Path) -> None:
+    path = next(p for p in folder.rglob("*") if p.is_file())
+    ds = pydicom.dcmread(path)
+    ds.compress(JPEGLSLossless, generate_instance_uid=False)
+    out = io.BytesIO()
+    ds.save_as(out)
+    path.write_bytes(out.getvalue().replace(b"1.2.840.10008.1.2.4.80", b"1.2.840.10008.1.2.1\0\0\0"))
+    assert refusals(folder) == [Reason.BROKEN]
 
 
 def test_a_file_that_deflates_to_terabytes_is_refused_by_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -194,3 +194,10 @@ def test_every_shipped_card_is_small_measured_and_says_what_it_was_trained_on(pa
     assert card.trained_on
     assert card.limits
     assert card.mimics
+
+
+def test_a_kept_card_gives_the_networks_their_channels_in_the_same_order() -> None:
+    for model in load().cards:
+        again = ModelCard.model_validate_json(model.card.content)
+        assert list(again.inputs) == list(model.card.inputs)
+        assert again.digest == model.card.digest

@@ -443,8 +443,7 @@ def test_a_folder_behind_a_link_is_walked_once(run_night: RunNight, tmp_path: Pa
 
 
 def test_a_zipped_study_is_analysed_and_counts_as_one_file(demo: Demo, tmp_path: Path, run_night: RunNight) -> None:
-    folder, known = demo
-    study = next(k for k in known if k.expected == "finding")
+    study = next(k for k in demo[1] if k.expected == "finding")
     (tmp_path / "in").mkdir()
     with zipfile.ZipFile(tmp_path / "in" / "study.zip", "w") as packed:
         for number, path in enumerate(study.files):
@@ -458,8 +457,7 @@ def test_a_zipped_study_is_analysed_and_counts_as_one_file(demo: Demo, tmp_path:
 
 
 def test_a_study_that_may_still_be_arriving_waits(demo: Demo, tmp_path: Path, run_night: RunNight) -> None:
-    folder, known = demo
-    study = next(k for k in known if k.expected == "finding")
+    study = next(k for k in demo[1] if k.expected == "finding")
     (tmp_path / "in").mkdir()
     for path in study.files:
         shutil.copyfile(path, tmp_path / "in" / path.name)

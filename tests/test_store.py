@@ -1,5 +1,7 @@
 """The store's promises, on SQLite and a real PostgreSQL: one chain, whoever writes, fails or dies."""
 
+import hmac
+import json
 import multiprocessing
 import sqlite3
 import stat
@@ -131,14 +133,15 @@ def test_a_finished_case_is_read_back_as_it_was_written(store: Store) -> None:
 
 def test_the_record_of_a_case_holds_its_row_and_the_callers_facts(store: Store) -> None:
     record = store.finish(a_case("key"), wrote("key"), LATER)
+    salt = store.salt("patient")
     assert (record.kind, record.at, record.previous) == ("case analysed", LATER, GENESIS)
     assert record.facts == {
         "case": "key",
-        "study": "study",
+        "study": hmac.new(salt.encode(), b"study", "sha256").hexdigest(),
         "batch": "night",
         "model": "brain_mr",
         "version": "1",
-        "inputs_sha256": "inputs",
+        "inputs_sha256": hmac.new(salt.encode(), b"inputs", "sha256").hexdigest(),
         "status": "analysed",
         "reason": "",
         "verdict": "finding",
@@ -298,7 +301,7 @@ def test_cases_without_a_model_supersede_each_other(store: Store) -> None:
 
 
 def test_records_of_other_kinds_continue_the_chain(store: Store) -> None:
-    first = store.append("configuration changed", AT, {"config_sha256": "0"})
+    first = store.append("configuration changed", AT, {"configuration": "0"})
     second = store.finish(a_case("key"), {}, AT)
     assert second.previous == first.digest
     assert list(store.ledger(since=1)) == [second]
@@ -306,14 +309,14 @@ def test_records_of_other_kinds_continue_the_chain(store: Store) -> None:
 
 
 def test_a_long_ledger_is_read_in_pages(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    records = [store.append("x", AT, {"number": i}) for i in range(7)]
+    records = [store.append("configuration changed", AT, {"configuration": str(i)}) for i in range(7)]
     monkeypatch.setattr(ledger, "PAGE", 3)
     assert list(store.ledger()) == records
     assert list(store.ledger(since=3)) == records[3:]
 
 
 def refused(store: Store, url: str, statement: str) -> None:
-    store.append("x", AT, {})
+    store.append("configuration changed", AT, {"configuration": "0"})
     with (
         pytest.raises(sa.exc.IntegrityError, match="the ledger only grows"),
         sa.create_engine(url).begin() as connection,
@@ -669,3 +672,129 @@ def test_a_server_that_went_away_is_found_again(postgresql_url: str) -> None:
             connection.exec_driver_sql(f"SELECT pg_terminate_backend(pid) {others}")
         store.finish(a_case("key"), {}, AT)
         assert problems(store) == []
+
+
+# What may stand where
+
+
+def test_a_review_before_any_report_and_a_promotion_without_evaluation_are_refused(store: Store) -> None:
+    review = {"case": "key", "report": "digest", "by": "reader", "decision": "agreed"}
+    with pytest.raises(DataError, match=r"'review' of case key without 'case analysed' before it"):
+        store.append("review", AT, review)
+    store.finish(a_failure("key"), {}, AT)
+    with pytest.raises(DataError, match="without 'case analysed'"):
+        store.append("review", AT, review)
+    store.finish(a_case("key"), {}, AT)
+    store.append("review", AT, review)
+    promoted, evaluated = {"card": "c", "by": "somebody"}, {"card": "c", "evaluation": "digest"}
+    for kind, facts in (("model promoted", promoted), ("model eligible", evaluated), ("model rolled back", promoted)):
+        with pytest.raises(DataError, match="before it"):
+            store.append(kind, AT, facts)
+    for kind in ("model evaluated", "model eligible"):
+        store.append(kind, AT, evaluated)
+    store.append("model promoted", AT, promoted)
+    store.append("model disabled", AT, {**promoted, "why": "drift"})
+    with pytest.raises(DataError, match="after 'model disabled'"):
+        store.append("model promoted", AT, promoted)
+    assert problems(store) == []
+
+
+def test_a_record_of_no_kind_without_its_facts_or_of_a_row_is_refused(store: Store) -> None:
+    with pytest.raises(ValueError, match="no kind of record called 'reveiw'"):
+        store.append("reveiw", AT, {})
+    with pytest.raises(ValueError, match="must say report, decision"):
+        store.append("review", AT, {"case": "key", "by": "reader"})
+    with pytest.raises(ValueError, match="together with the rows"):
+        store.append("case analysed", AT, {"case": "key", "status": "analysed", "files": {}})
+    assert list(store.ledger()) == []
+
+
+def test_the_story_of_a_case_is_every_record_about_it(store: Store) -> None:
+    store.finish(a_case("old"), {}, AT)
+    store.append("configuration changed", AT, {"configuration": "0"})
+    store.finish(a_case("new"), {}, LATER)
+    story = [(number, record.kind) for number, record in store.about("case old")]
+    assert story == [(1, "case analysed"), (4, "case superseded")]
+    assert [number for number, _ in store.about("case new")] == [3, 4]
+    latest = store.latest("configuration changed")
+    assert latest is not None
+    assert latest.facts == {"configuration": "0"}
+
+
+def test_digests_of_what_came_from_a_patient_are_keyed_with_the_patients_salt(store: Store) -> None:
+    store.remember_study("theirs", "other", AT)
+    told = {"inputs": ["digest"], "pixels": {"flair": "digest"}}
+    one = store.finish(a_case("one"), told, AT).facts
+    two = store.finish(a_case("two", study="theirs", patient="other"), told, AT).facts
+    assert "digest" not in str(one)
+    assert one["inputs"] == [hmac.new(store.salt("patient").encode(), b"digest", "sha256").hexdigest()]
+    assert one["inputs"] != two["inputs"]
+    assert one["pixels"] != two["pixels"]
+
+
+# People's rights
+
+
+def test_an_erased_patient_leaves_a_tombstone_and_no_row(store: Store) -> None:
+    store.remember_study("theirs", "other", AT)
+    summary = '{"cases": [{"case": "old"}, {"case": "kept"}], "refusals": [{"sha256": "digest"}]}'
+    store.finish(a_case("old"), wrote("old"), AT)
+    store.finish(a_case("new"), wrote("new"), AT)
+    store.finish(a_case("kept", study="theirs", patient="other"), wrote("kept"), AT)
+    store.finish_batch("night", AT, summary)
+    assert store.erase("patient", ["digest"], ["model 1"], "somebody", LATER) == ("old", "new")
+    assert [row.case for row in store.cases()] == ["kept"]
+    assert [entry.case for entry in store.pending("mlflow")] == ["kept"]
+    assert (store.erased_patients(), store.of_patient("patient")) == ({"patient"}, ())
+    (batch,) = store.batches()
+    assert json.loads(batch.summary or "") == {"cases": [{"case": "kept"}], "refusals": []}
+    assert problems(store) == []
+    last = list(store.ledger())[-1]
+    assert last.facts == {"cases": ["old", "new"], "models": ["model 1"], "by": "somebody"}
+    with pytest.raises(DataError, match="no case of patient"):
+        store.erase("patient", (), (), "somebody", LATER)
+    with pytest.raises(DataError, match="after 'patient erased'"):
+        store.append("review", LATER, {"case": "old", "report": "r", "by": "b", "decision": "d"})
+
+
+def test_renamed_studies_and_patients_are_renamed_everywhere_and_verify_by_their_first_names(store: Store) -> None:
+    store.finish(a_case("key"), {}, AT)
+    store.finish_batch("night", AT, '{"cases": [{"case": "key", "study": "study"}], "refusals": []}')
+    steps = {"study": "new study", "patient": "new patient"}
+    store.rename(steps, {"by": "b", "mapping": "m", "key": "k"}, LATER)
+    row = store.case("key")
+    assert row is not None
+    assert (row.study, row.patient) == ("new study", "new patient")
+    assert store.pseudonyms() == {"new study", "new patient"}
+    assert "new study" in (store.batches()[0].summary or "")
+    first = {new: old for old, new in steps.items()}
+    assert [str(p) for p in store.verify(original=lambda name: first.get(name, name))] == []
+    assert any("study is" in str(p) for p in store.verify())
+
+
+def test_a_held_case_is_not_erased(store: Store) -> None:
+    store.finish(a_case("key"), {}, AT)
+    told = {"case": "key", "by": "b", "why": "court"}
+    with pytest.raises(DataError, match="without 'hold placed'"):
+        store.append("hold lifted", AT, told)
+    store.append("hold placed", AT, told)
+    assert store.held("key") == "court"
+    with pytest.raises(DataError, match="on hold"):
+        store.erase("patient", (), (), "b", AT)
+    store.append("hold lifted", AT, told)
+    assert store.erase("patient", (), (), "b", AT) == ("key",)
+
+
+def test_a_store_of_the_first_schema_is_brought_up_to_this_one_with_its_records(url: str) -> None:
+    with ready(Store.open(url)) as store:
+        old = store.finish(a_case("key"), {}, AT)
+        with store._writing() as connection:  # as 0001 left it
+            for statement in (
+                *("DROP TABLE ledger_subjects", "DROP TABLE salts", "DROP TABLE erased"),
+                *("ALTER TABLE outbox DROP COLUMN leased_by", "ALTER TABLE outbox DROP COLUMN leased_until"),
+                *("ALTER TABLE batches DROP COLUMN mlflow_run_id", "UPDATE medrec_schema SET version_num = '0001'"),
+            ):
+                connection.exec_driver_sql(statement)
+    with Store.open(url) as store:
+        assert store.salt("patient") == ""
+        assert [record.digest for _, record in store.about("case key")] == [old.digest]

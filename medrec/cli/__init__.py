@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from medrec.cli import auditing, nights, reviewing, scans
+from medrec.cli import auditing, keeping, nights, people, replaying, reviewing, scans
 from medrec.cli.common import complain
 
 app = typer.Typer(
@@ -20,9 +20,24 @@ app = typer.Typer(
     help="Nightly DICOM batches to auditable tumour-detection reports. Research use; not a medical device.",
 )
 audit = typer.Typer(no_args_is_help=True, help="Check that nothing was changed since it was written.")
-for command in (nights.nightly, nights.demo, reviewing.ui, scans.convert, scans.inspect, scans.doctor):
+for command in (
+    nights.nightly,
+    nights.demo,
+    reviewing.ui,
+    scans.convert,
+    scans.inspect,
+    scans.doctor,
+    replaying.replay,
+):
     app.command()(command)
-audit.command()(auditing.verify)
+for private in (people.whois, people.find, people.erase, people.hold, people.prune, people.rotate_key):
+    app.command()(private)
+app.command()(people.deidentify)
+app.command()(keeping.backup)
+app.command()(keeping.restore)
+app.command()(keeping.upgrade)
+for auditors in (auditing.verify, auditing.show, auditing.export, auditing.make_key, auditing.anchor):
+    audit.command()(auditors)
 app.add_typer(audit, name="audit")
 
 

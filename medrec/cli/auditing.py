@@ -1,42 +1,101 @@
 """The auditor's commands."""
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
-from medrec.cli.common import HomeOption
+from medrec.cli.common import HomeOption, open_store
+
+AnchorsOption = Annotated[
+    Path | None, typer.Option("--anchors", envvar="MEDREC_ANCHORS", help="Folder of signed anchors.")
+]
+ExperimentOption = Annotated[str, typer.Option("--experiment", help="The MLflow experiment that nights write to.")]
 
 
-def verify(home: HomeOption = None) -> None:
-    """Hash the ledger's chain and every file that it names again; name what does not match."""
-    import hashlib
-    from functools import cache
+def verify(
+    home: HomeOption = None,
+    since: Annotated[
+        str, typer.Option("--since", help="Check files and rows from this record on: a number, digest or time.")
+    ] = "",
+    anchors: AnchorsOption = None,
+    public_key: Annotated[
+        Path | None, typer.Option("--public-key", envvar="MEDREC_ANCHOR_KEY", help="Who signed the anchors (PEM).")
+    ] = None,
+    mlflow: Annotated[
+        bool, typer.Option("--mlflow/--without-mlflow", help="Hold MLflow against the ledger too.")
+    ] = True,
+    experiment: ExperimentOption = "medrec",
+) -> None:
+    """Hash the ledger's chain and every file that it names again; name what does not match, the first one first."""
+    from medrec import anchors as signed
+    from medrec import verification
+    from medrec.errors import ConfigError, WorldError
 
-    from medrec.errors import ConfigError
-    from medrec.home import Home
-    from medrec.store import Store
-
-    place = Home(home or Home.default())
-    if not place.holds_store():
-        raise ConfigError([f"--home: there is no store at {place.root}: nothing to verify, or it was taken away"])
-
-    @cache  # all cases of one model name the same weights
-    def digest(relative: str) -> str | None:
-        path = place.root / relative
-        if not path.is_file():
-            return None
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-    with Store.open(place.store_url) as store:
-        problems = [str(p) for p in store.verify(digest)]
-        known = {c.case for c in store.cases()}
-        records = sum(1 for _ in store.ledger())
-        head = store.head()
-    for folder in sorted(place.reports.glob("[!.]*")):
-        if folder.name not in known:
-            problems.append(f"report of case {folder.name}: the ledger knows nothing of it")
+    if (anchors is None) != (public_key is None):
+        raise ConfigError(["--anchors and --public-key go together"])
+    place, store = open_store(home)
+    with store:
+        number = verification.number_since(store, since) if since else 0
+        problems = [str(p) for p in verification.verify(place, store, number)]
+        if anchors is not None and public_key is not None:
+            problems += [str(p) for p in signed.check(anchors, public_key, store.digest_of)]
+        if mlflow:
+            try:
+                problems += [str(p) for p in verification.verify_mlflow(place, store, experiment)]
+            except WorldError as error:
+                problems.append(f"{error}: what it shows was not checked (--without-mlflow leaves it out)")
+        records, head = store.position()
     for problem in problems:
         typer.echo(problem)
     if problems:
         typer.echo(f"{len(problems)} problem(s) in {records} records: this home is not as it was written")
         raise typer.Exit(1)
     typer.echo(f"{records} records, every file as it was written; head {head}")
+
+
+def show(case: Annotated[str, typer.Argument(metavar="CASE")], home: HomeOption = None) -> None:
+    """Tell the story of one case: every record about it, and what it pins."""
+    from medrec import story
+
+    _, store = open_store(home)
+    with store:
+        for line in story.tell(case, store):
+            typer.echo(line)
+
+
+def export(
+    output: Annotated[Path, typer.Option("--output", "-o", help="A new folder for the bundle.")],
+    home: HomeOption = None,
+    anchors: AnchorsOption = None,
+) -> None:
+    """Write ledger and files as a bundle that a third party verifies with Python alone."""
+    from medrec import bundle
+
+    place, store = open_store(home)
+    with store:
+        records = bundle.export(place, store, output, anchors)
+    typer.echo(f"{records} records; to verify: python3 {output / 'verify.py'} {output}")
+
+
+def make_key(file: Annotated[Path, typer.Argument(metavar="FILE", help="Where the private key goes.")]) -> None:
+    """Make the key that signs anchors; the public one is for those who verify."""
+    from medrec import anchors
+
+    typer.echo(f"private key {file}; give {anchors.make_key(file)} to those who verify")
+
+
+def anchor(
+    anchors: Annotated[Path, typer.Option("--anchors", envvar="MEDREC_ANCHORS", help="Folder of signed anchors.")],
+    key: Annotated[Path, typer.Option("--key", help="The private key: medrec audit make-key.")],
+    home: HomeOption = None,
+) -> None:
+    """Sign the ledger's head and leave it in a folder, best one that can be written once."""
+    from datetime import UTC, datetime
+
+    from medrec import anchors as signed
+
+    _, store = open_store(home)
+    now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    with store:
+        typer.echo(str(signed.write(anchors, key, store.position(), now)))

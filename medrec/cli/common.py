@@ -5,10 +5,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from medrec.home import Home
+    from medrec.store import Store
 
 out = Console(stderr=True)
 
@@ -22,6 +26,18 @@ ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", envvar="MEDREC_CONFIG", help="Folder whose medrec.yaml and models/*.yaml override ours."),
 ]
+
+
+def open_store(home: Path | None) -> "tuple[Home, Store]":
+    """A home that is there, and its store. Raises ConfigError when there is none: opening would make an empty one."""
+    from medrec.errors import ConfigError
+    from medrec.home import Home
+    from medrec.store import Store
+
+    place = Home(home or Home.default())
+    if not place.holds_store():
+        raise ConfigError([f"--home: there is no store at {place.root}: nothing to work on, or it was taken away"])
+    return place, Store.open(place.store_url)
 
 
 def counted(files: dict[str, int]) -> str:

@@ -10,7 +10,19 @@ numbers, `parsing` makes a `ScanFile`, `pseudonyms` names it. `work` does that i
 a volume of a series, `archive` holds them together; `selftest` proves the decoders.
 """
 
-from medrec.dicom.archive import Archive, Index
-from medrec.dicom.pseudonyms import Pseudonyms
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medrec.dicom.archive import Archive, Index
+    from medrec.dicom.pseudonyms import Pseudonyms
 
 __all__ = ["Archive", "Index", "Pseudonyms"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for only then: a worker process needs neither, and starts in a third of the time."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from medrec.dicom import archive, pseudonyms
+
+    return getattr(pseudonyms if name == "Pseudonyms" else archive, name)

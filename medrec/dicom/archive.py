@@ -14,18 +14,22 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medrec.dicom import isolation, parsing, reading, work
 from medrec.dicom.decoding import Decoding
-from medrec.dicom.memory import Entry, Memory
+from medrec.dicom.entry import Entry
 from medrec.dicom.parsing import Incomplete, Parsed
 from medrec.dicom.pixels import Native
 from medrec.dicom.pseudonyms import Pseudonyms
 from medrec.dicom.reading import Part, State
 from medrec.errors import ConfigError
-from medrec.prediction import InputRule
 from medrec.series import Reason, Refused, ScanFile, Series, Skipped
 from medrec.volume import Volume
+
+if TYPE_CHECKING:
+    from medrec.dicom.memory import Memory
+    from medrec.prediction import InputRule
 
 KEEP_BYTES = 2**29  # of files, between scanning and decoding
 HEAD_BYTES = 2**16  # more than nearly all headers have
@@ -59,7 +63,7 @@ class Archive:
         self,
         folder: Path,
         pseudonyms: Pseudonyms,
-        rules: Mapping[str, InputRule],
+        rules: Mapping[str, "InputRule"],
         *,
         or_file: bool = False,
         memory: Path | None = None,
@@ -73,7 +77,7 @@ class Archive:
         self._folder = folder
         self._pseudonyms = pseudonyms
         self._rules = {name: parsing.compiled(rule) for name, rule in rules.items()}
-        self._memory = Memory(memory, folder, pseudonyms, rules) if memory is not None else None
+        self._memory = _memory(memory, folder, pseudonyms, rules) if memory is not None else None
         self._paths: dict[int, Path] = {}
         self._modified: dict[int, float] = {}
         self._natives: dict[tuple[int, int], Native] = {}
@@ -212,6 +216,12 @@ class Archive:
             if len(batch) == 1:
                 return [Refused(batch[0].digest, batch[0].ordinal, Reason.BROKEN, lost.why)]
         return [found for file in batch for found in self._parse([file])]  # one of them: which?
+
+
+def _memory(memory: Path, folder: Path, pseudonyms: Pseudonyms, rules: Mapping[str, "InputRule"]) -> "Memory":
+    from medrec.dicom.memory import Memory  # pydantic, which nothing else here needs
+
+    return Memory(memory, folder, pseudonyms, rules)
 
 
 def _beginning(part: Part, most: int | None) -> work.Beginning:

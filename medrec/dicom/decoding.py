@@ -141,12 +141,10 @@ class _PixelDigest:
         self._thread.shutdown(cancel_futures=kind is not None)
 
     def add(self, stored: npt.NDArray[Any]) -> None:
-        self._waiting.append(self._thread.submit(self._update, stored))
+        whole = np.ascontiguousarray(stored, "<i4" if stored.dtype.kind in "iu" else "<f8")
+        self._waiting.append(self._thread.submit(self._digest.update, whole.data))
         if len(self._waiting) > 64:  # slices in memory
             self._waiting.popleft().result()
-
-    def _update(self, stored: npt.NDArray[Any]) -> None:
-        self._digest.update(np.ascontiguousarray(stored, "<i4" if stored.dtype.kind in "iu" else "<f8").data)
 
     def hexdigest(self) -> str:
         return self._digest.hexdigest()

@@ -35,6 +35,8 @@ UNDEFINED = 0xFFFFFFFF
 # Values of these kinds are ASCII: they are read as they stand, without pydicom's conversion of every element.
 _PLAIN = frozenset({"CS", "DS", "IS", "UI", "DA", "DT", "TM"})
 _WHOLE = {"US": 2, "UL": 4}
+_ELEMENTS = "elements_by_number"  # of a dataset that is only read from now on
+_NOTHING = Dataset()
 _CODE = re.compile(r"[A-Z0-9_ ]{1,16}")  # DICOM PS3.5: the characters of a CS value
 Key = str | tuple[int, int]  # a keyword, or a tag (group, element)
 
@@ -83,6 +85,8 @@ def parse_head(data: bytes) -> tuple[pydicom.FileDataset, Place | None] | None:
     ds = _known(data, read)
     if ds is None:
         return None
+    # pydicom makes a tag of every key that it is asked for; scores of them are asked of each file.
+    object.__setattr__(ds, _ELEMENTS, {int(tag): element for tag, element in ds.items()})
     if not found:
         return ds, None
     tag, length = found[0]
@@ -142,10 +146,11 @@ def values(header: Dataset, key: Key) -> tuple[str, ...]:
 def _plain(header: Dataset, key: Key) -> tuple[str, ...] | None:
     """The values of an element of ASCII text as they stand in the file; None where pydicom must convert it."""
     tag = _tag(key)
-    if tag is None or tag not in header:
+    elements = header.__dict__.get(_ELEMENTS)
+    if tag is None or (tag not in elements if elements is not None else tag not in header):
         return ()
     try:
-        element = header.get_item(tag)
+        element = elements[tag] if elements is not None else header.get_item(tag)
     except Exception:
         return None
     if not isinstance(element, RawDataElement) or not isinstance(element.value, bytes):
@@ -211,12 +216,16 @@ def whole(header: Dataset, key: Key) -> int | None:
 
 def raw(header: Dataset, key: Key) -> bytes:
     """The bytes of an element, b"" when it holds none."""
+    if _plain(header, key) == ():
+        return b""
     value = _value(header, key)
     return value if isinstance(value, bytes) else b""
 
 
 def items(header: Dataset, key: Key) -> Iterator[Dataset]:
     """The items of a sequence, none when it is absent or is no sequence."""
+    if _plain(header, key) == ():
+        return
     value = _value(header, key)
     if isinstance(value, pydicom.Sequence):
         yield from value
@@ -224,7 +233,7 @@ def items(header: Dataset, key: Key) -> Iterator[Dataset]:
 
 def item(header: Dataset, key: Key) -> Dataset:
     """The first item of a sequence, an empty one when there is none."""
-    return next(items(header, key), Dataset())
+    return next(items(header, key), _NOTHING)
 
 
 def _value(header: Dataset, key: Key) -> Any:

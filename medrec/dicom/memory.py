@@ -10,33 +10,19 @@ import os
 import secrets
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
 from medrec import __version__
-from medrec.dicom.pixels import Native
+from medrec.dicom.entry import Entry
 from medrec.dicom.pseudonyms import Pseudonyms
 from medrec.dicom.reading import State
 from medrec.prediction import InputRule
-from medrec.series import Refused, ScanFile
 
 # A file that changed this shortly before it was looked at may change again within the clock's tick, unnoticed.
 SETTLED_NS = 2_000_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """What is in one file: mostly one thing, of a zip file one for each member; `natives` stands beside `found`."""
-
-    found: tuple[ScanFile | Refused | str, ...]
-    natives: tuple[Native | None, ...]
-
-    def numbered(self, ordinal: int) -> "Entry":
-        """The same file at another place in the walk."""
-        found = tuple(f if isinstance(f, str) else replace(f, ordinal=ordinal) for f in self.found)
-        return Entry(found, self.natives)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pydicom
 import xxhash
@@ -15,7 +15,6 @@ import xxhash
 from medrec.dicom import decoders, frames, header, pixels
 from medrec.dicom.pixels import Native
 from medrec.dicom.pseudonyms import Pseudonyms
-from medrec.prediction import InputRule
 from medrec.series import Reason, Refused, ScanFile, Timing
 
 # Image modalities of DICOM PS3.3 C.7.3.1.1.1.
@@ -42,15 +41,20 @@ SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # and its multi-frame kinds bel
 SCALE = ("RescaleSlope", "RescaleIntercept", "PixelRepresentation", "BitsStored", "BitsAllocated")
 # Where packed files of other kinds than zip have their signature: gzip, bzip2, xz, 7-zip, RAR, tar.
 PACKED = ((0, b"\x1f\x8b"), (0, b"BZh"), (0, b"\xfd7zXZ"), (0, b"7z\xbc\xaf\x27\x1c"), (0, b"Rar!"), (257, b"ustar"))
+# Machines and people write into these images.
+TEXT_MODALITIES = frozenset("BI CR DG DOC DX ES GM IO IVUS OP OT PX RF RG SM TG US XA XC".split())
 MAX_SERIES_NUMBER = 999_999  # a longer one could be somebody's date of birth or id
 _WORD = re.compile("|".join(WORDS))
 # How many slices one volume has, or images one acquisition, where headers promise it: the standard's, GE's, Philips'.
 PROMISED_SLICES: tuple[header.Key, ...] = ("NumberOfSlices", (0x0021, 0x104F), (0x2001, 0x1018))
 
+if TYPE_CHECKING:
+    from medrec.prediction import InputRule
+
 Compiled = tuple[dict[str, re.Pattern[str]], dict[str, re.Pattern[str]]]
 
 
-def compiled(rule: InputRule) -> Compiled:
+def compiled(rule: "InputRule") -> Compiled:
     """The patterns of a rule: those that must fit, those that must not."""
     match, exclude = rule.match, rule.exclude
     return {k: re.compile(p) for k, p in match.items()}, {k: re.compile(p) for k, p in exclude.items()}
@@ -174,6 +178,16 @@ def _scan_file(
         promised_slices=next((n for key in PROMISED_SLICES if (n := header.whole(ds, key))), None),
         timing=_timing(ds),
         screen_copy=header.text(ds, "SOPClassUID").startswith(SECONDARY_CAPTURE),
+        may_hold_text=may_hold_text(ds),
+    )
+
+
+def may_hold_text(ds: pydicom.Dataset) -> bool:
+    """Whether the pixels may carry burned-in text: the object says so, or is of a kind that often does."""
+    return (
+        header.code(ds, "BurnedInAnnotation") == "YES"
+        or header.code(ds, "Modality") in TEXT_MODALITIES
+        or header.text(ds, "SOPClassUID").startswith(SECONDARY_CAPTURE)
     )
 
 

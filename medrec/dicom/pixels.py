@@ -93,8 +93,10 @@ def problem(ds: pydicom.FileDataset, place: Place | None, size: int) -> tuple[Re
     stored, high = header.whole(ds, "BitsStored"), header.whole(ds, "HighBit")
     if place.keyword == "PixelData" and stored is not None and high is not None and high != stored - 1:
         return Reason.BROKEN, "HighBit is not BitsStored - 1: which bits hold the value is not said"  # PS3.5 8.1.1
-    if syntax.is_encapsulated or header.is_deflated(ds) or place.length is None:
+    if syntax.is_encapsulated or header.is_deflated(ds):
         return None
+    if place.length is None:  # PS3.5 A.4
+        return Reason.BROKEN, "its pixels are packed into items, which its transfer syntax does not know"
     if header.code(ds, "PhotometricInterpretation") == "YBR_FULL_422":
         expected = expected * 2 // 3  # PS3.3 C.7.6.3.1.2: two pixels share their colour
     there = min(place.length, size - place.offset)

@@ -1,6 +1,7 @@
 """Keyed names for identifiers: what the other rooms know instead of UIDs and patients.
 
-Invariant: a key is private (0600) and never replaced by a new one, because every report hangs on it.
+Invariant: a key is private (0600) and never replaced by a new one, because every report hangs on it; rotation adds one
+on top of it.
 """
 
 import hashlib
@@ -26,7 +27,26 @@ class Pseudonyms:
     def of(self, kind: str, *values: str) -> str:
         """Hexadecimal pseudonym of an identifier; `kind` keeps equal values of different kinds apart."""
         message = "\0".join((kind, *values)).encode("utf-8", "surrogatepass")
-        return hmac.new(self.key, message, hashlib.sha256).hexdigest()[:PSEUDONYM_DIGITS]
+        name = hmac.new(self.key[:KEY_BYTES], message, hashlib.sha256).hexdigest()[:PSEUDONYM_DIGITS]
+        for start in range(KEY_BYTES, len(self.key), KEY_BYTES):
+            name = _renamed(self.key[start : start + KEY_BYTES], name)
+        return name
+
+    @property
+    def fingerprint(self) -> str:
+        """What two hosts compare to see that they have the same key; tells nothing of it."""
+        return hmac.new(self.key, b"fingerprint", hashlib.sha256).hexdigest()[:PSEUDONYM_DIGITS]
+
+    def rotated(self) -> "Pseudonyms":
+        """With a new key on top: a thief of the old one can no longer compute the names that are used from now on.
+
+        Old keys stay beneath it, so that the name of somebody who is known already follows from the old name alone.
+        """
+        return Pseudonyms(self.key + secrets.token_bytes(KEY_BYTES))
+
+    def next_name(self, name: str) -> str:
+        """What the newest key makes of a name that was given before it."""
+        return _renamed(self.key[-KEY_BYTES:], name)
 
     @classmethod
     def load(cls, path: Path) -> "Pseudonyms":
@@ -50,6 +70,10 @@ class Pseudonyms:
         if stat.S_IMODE(path.stat().st_mode) & 0o077:
             raise WorldError(f"the pseudonym key {path.name} in the home can be read by others: chmod 600 it")
         key = path.read_bytes()
-        if len(key) != KEY_BYTES:
+        if not key or len(key) % KEY_BYTES:
             raise WorldError(f"the pseudonym key {path.name} must hold {KEY_BYTES} bytes, has {len(key)}: restore it")
         return cls(key)
+
+
+def _renamed(key: bytes, name: str) -> str:
+    return hmac.new(key, b"renamed\0" + name.encode(), hashlib.sha256).hexdigest()[:PSEUDONYM_DIGITS]

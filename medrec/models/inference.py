@@ -81,3 +81,8 @@ def use_threads(count: int) -> None:
     """Let the networks use `count` CPU threads; 0 leaves torch's own choice."""
     if count:
         torch.set_num_threads(count)
+
+
+def threads() -> int:
+    """How many CPU threads the networks use: sums are made in another order with another number."""
+    return torch.get_num_threads()

@@ -16,9 +16,8 @@ import threading
 
 from medrec import database
 from medrec.store.batches import Batches
-from medrec.store.cases import Cases
-from medrec.store.ledger import Ledger
 from medrec.store.outbox import Outbox
+from medrec.store.privacy import Privacy
 from medrec.store.rows import BatchRow, CaseRow, OutboxRow
 
 __all__ = ["BatchRow", "CaseRow", "OutboxRow", "Store"]
@@ -31,7 +30,7 @@ WAIT_S = 30.0
 _OPENING = threading.Lock()
 
 
-class Store(Batches, Cases, Ledger, Outbox):
+class Store(Batches, Privacy, Outbox):
     """The database, open. Made by `Store.open`; usable as a context manager."""
 
     @classmethod

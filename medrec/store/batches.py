@@ -25,9 +25,15 @@ class Batches(Session):
         if not self._update(sa.update(BATCHES).where(where).values(finished_at=at, summary=summary)):
             raise DataError(f"batch {batch} cannot be finished: it was never started in this store")
 
+    def set_batch_run(self, batch: str, run_id: str) -> None:
+        """Note the MLflow run that shows a batch."""
+        self._update(sa.update(BATCHES).where(BATCHES.c.batch == batch).values(mlflow_run_id=run_id))
+
     def batches(self) -> tuple[BatchRow, ...]:
         """All batches, oldest first."""
-        rows = self._rows(sa.select(BATCHES).order_by(BATCHES.c.started_at, BATCHES.c.batch))
+        rows = self._rows(
+            sa.select(*(BATCHES.c[name] for name in BatchRow.__slots__)).order_by(BATCHES.c.started_at, BATCHES.c.batch)
+        )
         return tuple(BatchRow(*row) for row in rows)
 
     def remember_study(self, study: str, patient: str, at: str) -> None:

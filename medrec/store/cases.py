@@ -1,21 +1,25 @@
 """Cases: what became of each study, and what replaced it."""
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import replace
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from medrec import audit
-from medrec.audit import AuditRecord
+from medrec import audit, events
+from medrec.audit import AuditRecord, salted
 from medrec.errors import DataError
 from medrec.report import Status
+from medrec.store.ledger import Ledger
 from medrec.store.rows import CaseRow, case_row
-from medrec.store.session import Session, Tail
-from medrec.store.tables import CASES, OUTBOX
+from medrec.store.session import Tail
+from medrec.store.tables import CASES, OUTBOX, SALTED, SALTED_FACTS, SALTS
+
+SALT_BYTES = 16
 
 
-class Cases(Session):
+class Cases(Ledger):
     """What the store knows of cases."""
 
     def case(self, key: str) -> CaseRow | None:
@@ -40,11 +44,17 @@ class Cases(Session):
         where = sa.true() if batch is None else CASES.c.batch == batch
         return tuple(case_row(row) for row in self._rows(sa.select(CASES).where(where).order_by(CASES.c.seq)))
 
+    def replaced_by(self, key: str) -> tuple[CaseRow, ...]:
+        """The cases that this one took out of force."""
+        where = CASES.c.superseded_by == key
+        return tuple(case_row(row) for row in self._rows(sa.select(CASES).where(where).order_by(CASES.c.seq)))
+
     def finish(self, row: CaseRow, facts: Mapping[str, object], now: str) -> AuditRecord:
         """Write a finished case, its ledger record and its outbox row in one transaction.
 
         The record's facts are `facts` and the sealed fields of the row; facts["files"] holds the SHA-256 of
-        each written file by its path below the home. A row of the same key is replaced when its status is
+        each written file by its path below the home. Digests of what came from the patient are keyed with the
+        patient's salt on their way into the record. A row of the same key is replaced when its status is
         "failed". Unless this try failed too, every earlier case of the study and model that is still in force
         is superseded by it, with a record each. `row.supersedes` and `row.superseded_by` are filled in here.
 
@@ -57,6 +67,7 @@ class Cases(Session):
         if row.status is Status.ALREADY_DONE:
             raise ValueError(f"'{row.status}' is not what becomes of a case")
         audit.written_files(facts)
+        salt = self.salt(row.patient)
 
         def write(tail: Tail) -> AuditRecord:
             before = tail.connection.execute(sa.select(CASES).where(CASES.c.case == row.case)).first()
@@ -69,16 +80,23 @@ class Cases(Session):
             new = replace(row, supersedes=replaced[-1] if replaced else None, superseded_by=kept)
             # The record goes first: its place in the chain is what two writers at once collide on, so that
             # only one of them gets as far as the rows (and PostgreSQL never sees them lock each other).
-            record = tail.add(f"case {row.status}", now, _merged(facts, new))
+            record = tail.add(f"case {row.status}", now, _sealed(_merged(facts, new), salt))
             _put(tail.connection, new, tail.number, is_new=before is None)
             tail.connection.execute(sa.update(CASES).where(CASES.c.case.in_(replaced)).values(superseded_by=row.case))
             for old in replaced:
-                tail.add(audit.SUPERSEDED, now, {"case": old, "by": row.case, "study": row.study})
+                told = {"case": old, "by": row.case, "study": salted(salt, row.study)}
+                tail.add(events.SUPERSEDED, now, told)
             entry = {"kind": "mlflow", "case": row.case, "created_at": now, "attempts": 0}
             tail.connection.execute(sa.insert(OUTBOX).values(entry))
             return record
 
         return self._extend(write)
+
+    def salt(self, patient: str) -> str:
+        """The salt of a patient; made when there is none."""
+        self._insert_once(SALTS, {"patient": patient, "salt": secrets.token_hex(SALT_BYTES)})
+        (row,) = self._rows(sa.select(SALTS.c.salt).where(SALTS.c.patient == patient))
+        return str(row[0])
 
     def _first(self, *where: "sa.ColumnElement[bool]") -> CaseRow | None:
         failed_last = sa.case((CASES.c.status == Status.FAILED.value, 1), else_=0)
@@ -110,6 +128,18 @@ def _merged(facts: Mapping[str, object], row: CaseRow) -> dict[str, object]:
         if facts[name] != sealed[name]:
             raise ValueError(f"facts[{name!r}] of case {row.case} is not what its row says")
     return {**facts, **sealed}
+
+
+def _sealed(facts: dict[str, object], salt: str) -> dict[str, object]:
+    """Facts as they go into the ledger: what could be computed from the patient's files is keyed."""
+    keyed = {name: salted(salt, str(facts[name])) for name in SALTED}
+    for name in SALTED_FACTS:
+        value = facts.get(name)
+        if isinstance(value, list):
+            keyed[name] = [salted(salt, v) for v in value]  # type: ignore[assignment]
+        elif isinstance(value, dict):
+            keyed[name] = {k: salted(salt, v) for k, v in value.items()}  # type: ignore[assignment]
+    return {"files": {}, **facts, **keyed}
 
 
 def _put(connection: Connection, row: CaseRow, number: int, *, is_new: bool) -> None:

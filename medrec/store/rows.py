@@ -40,17 +40,24 @@ class CaseRow:
 
 @dataclass(frozen=True, slots=True)
 class BatchRow:
-    """One night; `finished_at` and `summary` (JSON text) are None while it runs, or when it was killed."""
+    """One night; `finished_at` and `summary` (JSON text) are None while it runs, or when it was killed.
+
+    `mlflow_run_id` is the run that shows it, once there is one.
+    """
 
     batch: str
     started_at: str
     finished_at: str | None
     summary: str | None
+    mlflow_run_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class OutboxRow:
-    """A case that waits for delivery, for the `attempts`-th time because of `why`."""
+    """A case that waits for delivery, for the `attempts`-th time because of `why`.
+
+    `fresh` says that nobody ever tried to deliver the case, neither this entry nor another.
+    """
 
     id: int
     kind: str
@@ -58,6 +65,7 @@ class OutboxRow:
     created_at: str
     attempts: int
     why: str | None
+    fresh: bool = False
 
 
 def case_row(row: "sa.Row[tuple[object, ...]]") -> CaseRow:

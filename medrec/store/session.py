@@ -11,10 +11,10 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.engine import Connection, Engine
 
-from medrec import audit, database
+from medrec import audit, database, events
 from medrec.audit import GENESIS, AuditRecord
 from medrec.errors import DataError, WorldError
-from medrec.store.tables import LEDGER
+from medrec.store.tables import LEDGER, LEDGER_SUBJECTS
 
 # A loser of the race for the head tries again; only writers faster than this in a row could starve it.
 HEAD_TRIES = 200
@@ -90,7 +90,15 @@ class Tail:
         self._digest = digest
 
     def add(self, kind: str, at: str, facts: Mapping[str, object]) -> AuditRecord:
-        """Seal a record on the end; it is the end then."""
+        """Seal a record on the end; it is the end then.
+
+        Raises DataError when a record of its kind may not stand here, ValueError when it does not say what it must.
+        """
+        if absent := events.missing(kind, facts):
+            raise ValueError(f"a record {kind!r} must say {', '.join(absent)}")
+        about = events.subjects(kind, facts)
+        if why := events.misplaced(kind, self._before(about), about):
+            raise DataError(f"the ledger does not take this: {why}")
         record = audit.seal(self._digest, kind, at, facts)
         self.number += 1
         values = {
@@ -100,8 +108,18 @@ class Tail:
             "body": record.body,
         }
         self.connection.execute(sa.insert(LEDGER).values(values))
+        for subject in about:
+            entry = {"seq": self.number, "subject": subject, "kind": kind}
+            self.connection.execute(sa.insert(LEDGER_SUBJECTS).values(entry))
         self._digest = record.digest
         return record
+
+    def _before(self, about: tuple[str, ...]) -> dict[str, set[str]]:
+        """The kinds of the records that there are about each subject."""
+        c, found = LEDGER_SUBJECTS.c, {subject: set[str]() for subject in about}
+        for row in self.connection.execute(sa.select(c.subject, c.kind).where(c.subject.in_(about)).distinct()):
+            found[row.subject].add(row.kind)
+        return found
 
 
 def head_of(connection: Connection) -> tuple[int, str]:

@@ -11,6 +11,7 @@ BATCHES = sa.Table(
     sa.Column("started_at", sa.Text, nullable=False),
     sa.Column("finished_at", sa.Text),
     sa.Column("summary", sa.Text),
+    sa.Column("mlflow_run_id", sa.Text),
 )
 STUDIES = sa.Table(
     "studies",
@@ -26,6 +27,30 @@ LEDGER = sa.Table(
     sa.Column("previous", sa.Text, nullable=False, unique=True),
     sa.Column("digest", sa.Text, nullable=False, unique=True),
     sa.Column("body", sa.LargeBinary, nullable=False),
+)
+# What each record is about: for its story and for the order of kinds. `verify` does not rely on it.
+LEDGER_SUBJECTS = sa.Table(
+    "ledger_subjects",
+    META,
+    sa.Column("seq", sa.Integer, sa.ForeignKey("ledger.seq"), primary_key=True, autoincrement=False),
+    sa.Column("subject", sa.Text, primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Index("ledger_subjects_by_subject", "subject", "kind"),
+    sa.Index("ledger_subjects_by_kind", "kind"),
+)
+# What a patient's digests in the ledger are keyed with; when it is gone, nobody can tell whose they were.
+SALTS = sa.Table(
+    "salts",
+    META,
+    sa.Column("patient", sa.Text, primary_key=True),
+    sa.Column("salt", sa.Text, nullable=False),
+)
+# Patients who asked to be forgotten: known by pseudonym only, so that the next night does not take them in again.
+ERASED_PATIENTS = sa.Table(
+    "erased",
+    META,
+    sa.Column("patient", sa.Text, primary_key=True),
+    sa.Column("at", sa.Text, nullable=False),
 )
 CASES = sa.Table(
     "cases",
@@ -61,11 +86,14 @@ OUTBOX = sa.Table(
     sa.Column("why", sa.Text),
     sa.Column("tried_at", sa.Text),
     sa.Column("delivered_at", sa.Text),
+    sa.Column("leased_by", sa.Text),
+    sa.Column("leased_until", sa.Text),
     sa.Index("outbox_by_kind", "kind", "delivered_at"),
 )
 
 # The fields of a case that its ledger record repeats, so that a changed row is noticed. Not the patient's
-# pseudonym: the ledger cannot forget, and a patient may ask to be forgotten.
+# pseudonym: the ledger cannot forget, and a patient may ask to be forgotten. What could be computed from somebody's
+# files or UIDs goes in keyed with the patient's salt (SALTED), which can be forgotten.
 SEALED = (
     "case",
     "study",
@@ -81,3 +109,6 @@ SEALED = (
     "finished_at",
     "seconds_ms",
 )
+SALTED = ("study", "inputs_sha256")
+# Of the facts that a case's record holds beside its row.
+SALTED_FACTS = ("inputs", "pixels", "stages")

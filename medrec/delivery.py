@@ -1,0 +1,112 @@
+"""From the store's outbox to MLflow: what waits is copied, what arrived is in the ledger.
+
+Owns the lease that lets several workers empty one outbox. Invariants: an entry is delivered by the worker that holds
+it; what cannot be delivered waits on; a night that MLflow missed is delivered on the next one.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from medrec.errors import WorldError
+from medrec.report import Status
+from medrec.store import CaseRow, Store
+from medrec.tracking import HEAD, Delivery, Tracker, inert
+
+# Longer than MLflow ever takes for one report; a worker that died keeps an entry from the others for as long.
+LEASE = timedelta(minutes=10)
+SHOWN = 200  # cases in a night's description
+
+
+def deliver_cases(store: Store, tracker: Tracker) -> bool:
+    """Copy every case that waits to MLflow, oldest first; False when it could not take one."""
+    while True:
+        now = datetime.now(UTC)
+        entry = store.lease("mlflow", tracker.worker, _iso(now), _iso(now + LEASE))
+        if entry is None:
+            return True
+        row = store.case(entry.case)
+        if row is not None:
+            try:
+                done = tracker.deliver(row, _ms(now), fresh=entry.fresh, replaced=_replaced(store, row))
+            except (WorldError, OSError) as error:
+                store.postponed(entry.id, type(error).__name__, _iso(now))
+                return False
+            if row.mlflow_run_id != done.run_id:
+                store.set_mlflow_run(row.case, done.run_id)
+                store.append("delivery", _iso(now), {"case": row.case, "to": "mlflow", "what": [done.run_id]})
+        store.delivered(entry.id, _iso(now))
+
+
+def deliver_batches(store: Store, tracker: Tracker) -> None:
+    """Write every finished night that MLflow does not show yet, with the ledger's head of now as an anchor.
+
+    Raises WorldError when MLflow cannot take one.
+    """
+    for batch in store.batches():
+        if batch.mlflow_run_id is not None or batch.summary is None:
+            continue
+        summary = json.loads(batch.summary)
+        anchor = store.position()
+        done = tracker.finish_batch(
+            batch.batch, outcome(summary), description(summary), counts(summary), batch.summary, anchor
+        )
+        store.set_batch_run(batch.batch, done.run_id)
+        store.append("batch delivered", _iso(datetime.now(UTC)), _told(batch.batch, done))
+
+
+def outcome(summary: Mapping[str, Any]) -> str:
+    """What came of a night's studies, in a few words."""
+    counted = Counter(c["verdict"] or c["status"] for c in summary["cases"] if c["status"] != Status.ALREADY_DONE)
+    return ", ".join(f"{n} {what}" for what, n in sorted(counted.items())) or "nothing new"
+
+
+def counts(summary: Mapping[str, Any]) -> dict[str, int]:
+    """A night's numbers, by the name of their metric."""
+    found = {f"files_{k}": int(v) for k, v in summary["files"].items()}
+    for status in Status:
+        found[f"cases_{status.replace(' ', '_')}"] = sum(c["status"] == status for c in summary["cases"])
+    return found
+
+
+def description(summary: Mapping[str, Any]) -> str:
+    """The Markdown that MLflow shows with a night."""
+    files = summary["files"]
+    lines = [
+        f"## Night {summary['batch']}",
+        "",
+        f"{len(summary['cases'])} studies; {files['seen']} files: {files['analysed']} analysed, "
+        f"{files['unused']} unused, {files['refused']} refused"
+        + (f", {files['waiting']} waiting." if "waiting" in files else "."),
+        "",
+        "| study | status | verdict | reason |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {c['study'][:8]} | {c['status']} | {c['verdict'] or ''} | {inert(c['reason'])} |"
+        for c in summary["cases"][:SHOWN]
+    ]
+    return "\n".join(lines)
+
+
+def _replaced(store: Store, row: CaseRow) -> tuple[CaseRow, ...]:
+    if row.supersedes is None:
+        return ()
+    return store.replaced_by(row.case)
+
+
+def _told(batch: str, done: Delivery) -> dict[str, object]:
+    """What the ledger keeps of a night in MLflow: a digest for each tag, so that a changed one can be named."""
+    tags = {name: hashlib.sha256(value.encode()).hexdigest() for name, value in done.tags.items()}
+    return {"batch": batch, "to": "mlflow", "what": [done.run_id], "tags": tags, "head": done.tags[HEAD]}
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _ms(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)

@@ -1,0 +1,107 @@
+"""What may be written into the ledger: every kind of record, what it must say, and what must have come before it.
+
+Owns `KINDS` and nothing else that is stored. Another part of medrec adds its records by adding a line here and calling
+`Store.append`. Invariants: a record says all that its kind asks for, and finds itself by its subjects; a record that
+may only follow another (a review its report, a promotion its evaluation) never stands before it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of record.
+
+    `facts` must be there; `subjects` are those of them that say what the record is about: text, or a list of texts.
+    About each subject one record of a kind in `after` must stand before (nothing is asked for when it is empty), and
+    none of a kind in `never_after`.
+    """
+
+    facts: tuple[str, ...]
+    subjects: tuple[str, ...] = ()
+    after: frozenset[str] = frozenset()
+    never_after: frozenset[str] = frozenset()
+
+
+CASE_KINDS = frozenset({"case analysed", "case refused", "case failed"})
+FAILED = "case failed"
+# facts["case"] is no longer in force since facts["by"].
+SUPERSEDED = "case superseded"
+# facts["cases"] are gone with their reports, because facts["patient"], whose name this no longer is, asked for it.
+ERASED = "patient erased"
+# facts["files"] were taken away by a rule of retention.
+PRUNED = "files pruned"
+# Only the store's own transactions write these, together with the rows that they are about.
+WITH_ROWS = CASE_KINDS | {SUPERSEDED, ERASED}
+
+_ANALYSED = frozenset({"case analysed"})
+_GONE = frozenset({ERASED})
+_ANY_CASE = CASE_KINDS
+
+KINDS: Mapping[str, Kind] = {
+    **{kind: Kind(("case", "status", "files"), ("case",), never_after=_GONE) for kind in sorted(CASE_KINDS)},
+    SUPERSEDED: Kind(("case", "by"), ("case", "by"), after=_ANY_CASE),
+    ERASED: Kind(("cases", "models", "by"), ("cases",), after=_ANY_CASE),
+    PRUNED: Kind(("cases", "files", "rule"), ("cases",), after=_ANY_CASE),
+    # `to` is a word of ours ("mlflow", the name of a configured PACS); `what` are digests or ids of what went there.
+    "delivery": Kind(("case", "to", "what"), ("case",), after=_ANY_CASE, never_after=_GONE),
+    "delivery recalled": Kind(("case", "to", "what", "by"), ("case",), after=frozenset({"delivery"})),
+    "batch delivered": Kind(("batch", "to", "what", "tags", "head"), ("batch",)),
+    # `report` is the SHA-256 of the report that was read.
+    "review": Kind(("case", "report", "by", "decision"), ("case",), after=_ANALYSED, never_after=_GONE),
+    "label": Kind(("study", "label", "by"), ("study",)),
+    # `card` is the digest of the model's card.
+    "model trained": Kind(("card", "weights"), ("card",)),
+    "model evaluated": Kind(("card", "evaluation"), ("card",)),
+    "model eligible": Kind(("card", "evaluation"), ("card",), after=frozenset({"model evaluated"})),
+    "model promoted": Kind(
+        ("card", "by"), ("card",), after=frozenset({"model eligible"}), never_after=frozenset({"model disabled"})
+    ),
+    "model rolled back": Kind(("card", "by"), ("card",), after=frozenset({"model promoted"})),
+    "model disabled": Kind(("card", "by", "why"), ("card",)),
+    "configuration changed": Kind(("configuration",), ("configuration",)),
+    # `how` is the command; `found` says whether there was such a person.
+    "identity looked up": Kind(("cases", "by", "how", "found"), ("cases",)),
+    "hold placed": Kind(("case", "by", "why"), ("case",)),
+    "hold lifted": Kind(("case", "by", "why"), ("case",), after=frozenset({"hold placed"})),
+    "key rotated": Kind(("by", "mapping", "key"), ("mapping",)),
+    "home restored": Kind(("by", "from_head"), ("from_head",)),
+}
+
+
+def missing(kind: str, facts: Mapping[str, object]) -> tuple[str, ...]:
+    """The facts that a record of this kind must hold and does not. Raises ValueError for an unknown kind."""
+    if kind not in KINDS:
+        raise ValueError(f"the ledger has no kind of record called {kind!r}; there are: {', '.join(sorted(KINDS))}")
+    return tuple(name for name in KINDS[kind].facts if name not in facts)
+
+
+def subjects(kind: str, facts: Mapping[str, object]) -> tuple[str, ...]:
+    """What a record is about, as "case 0f3a…": () for an unknown kind and for facts of another shape."""
+    found: list[str] = []
+    for name in KINDS[kind].subjects if kind in KINDS else ():
+        value = facts.get(name)
+        values = value if isinstance(value, list) else [value]
+        noun = "case" if name in ("cases", "by") else name
+        found += [f"{noun} {v}" for v in values if isinstance(v, str)]
+    return tuple(dict.fromkeys(found))
+
+
+def misplaced(kind: str, before: Mapping[str, frozenset[str] | set[str]], about: tuple[str, ...]) -> str:
+    """Why a record may not stand here, "" when it may; `before` holds the kinds of earlier records by subject."""
+    rule = KINDS.get(kind)
+    if rule is None:
+        return ""
+    own = about[:1] if kind == SUPERSEDED else about  # its successor's record may be written together with it
+    for subject in own:
+        earlier = before.get(subject, frozenset())
+        if rule.after and not rule.after & earlier:
+            return f"{kind!r} of {subject} without {_either(rule.after)} before it"
+        if banned := rule.never_after & earlier:
+            return f"{kind!r} of {subject} after {_either(banned)}"
+    return ""
+
+
+def _either(kinds: frozenset[str] | set[str]) -> str:
+    return " or ".join(repr(k) for k in sorted(kinds))

@@ -1,0 +1,53 @@
+"""The stages of one analysis as digests, so that a replay can say which is the first that differs.
+
+Owns `digests` and the order of the stages. Invariants: a digest covers values, shape and type, and nothing that depends
+on when or where a case was made.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+
+import numpy as np
+import numpy.typing as npt
+
+from medrec.report import Case, Report
+
+# In the order of the pipeline: the first that differs is where to look.
+ORDER = ("pixels", "volumes", "prediction", "findings", "report")
+# What belongs to a night or an installation, not to what was found.
+CIRCUMSTANCES = ("created", "batch", "study", "patient", "case", "config_sha256", "code_version", "device")
+
+
+def digests(case: Case) -> dict[str, str]:
+    """SHA-256 of each stage of a case by its name; those it did not reach are absent."""
+    found = {}
+    if case.volumes:
+        found["pixels"] = _text({n: v.pixels_sha256 for n, v in case.volumes.items()})
+        found["volumes"] = _arrays({n: a for n, v in case.volumes.items() for a in (v.voxels, v.affine_ijk_to_lps)})
+    if case.prediction is not None:
+        answer = {"probability": case.prediction.probability, "mask": case.prediction.mask}
+        if case.prediction.slice_probability is not None:
+            answer["slices"] = case.prediction.slice_probability
+        found["prediction"] = _arrays(answer)
+        found["findings"] = _text([asdict(f) for f in case.report.findings])
+    found["report"] = _text(essence(case.report))
+    return found
+
+
+def essence(report: Report, without: tuple[str, ...] = ()) -> dict[str, object]:
+    """The facts of a report that must come out the same whenever and wherever it is made again."""
+    return {k: v for k, v in report.facts().items() if k not in (*CIRCUMSTANCES, *without)}
+
+
+def _text(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _arrays(arrays: Mapping[str, npt.NDArray[np.generic]]) -> str:
+    digest = hashlib.sha256()
+    for name, values in sorted(arrays.items()):
+        digest.update(f"{name} {values.shape} {values.dtype.str}".encode())
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()

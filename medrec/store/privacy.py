@@ -1,0 +1,139 @@
+"""What the store must forget, rename or keep for a court: erasure, rotation of the key, holds.
+
+Works on every table there is: what refers to a case or a study by a foreign key, or has a column called `patient` or
+`study`, is erased and renamed with it, so that a room that adds a table need not think of it.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from medrec.errors import DataError
+from medrec.events import ERASED
+from medrec.store.cases import Cases
+from medrec.store.session import Tail
+from medrec.store.tables import BATCHES, CASES, ERASED_PATIENTS, META, STUDIES
+
+
+class Privacy(Cases):
+    """What the store knows of people's rights."""
+
+    def erased_patients(self) -> frozenset[str]:
+        """The patients who asked to be forgotten."""
+        return frozenset(str(row[0]) for row in self._rows(sa.select(ERASED_PATIENTS.c.patient)))
+
+    def of_patient(self, patient: str) -> tuple[str, ...]:
+        """The keys of all cases of a patient."""
+        query = sa.select(CASES.c.case).where(CASES.c.patient == patient).order_by(CASES.c.seq)
+        return tuple(str(row[0]) for row in self._rows(query))
+
+    def held(self, case: str) -> str:
+        """Why a case must be kept, "" when it need not be."""
+        kinds = [r for _, r in self.about(f"case {case}") if r.kind.startswith("hold ")]
+        return str(kinds[-1].facts["why"]) if kinds and kinds[-1].kind == "hold placed" else ""
+
+    def erase(self, patient: str, digests: Iterable[str], models: Iterable[str], by: str, at: str) -> tuple[str, ...]:
+        """Forget a patient: salt and every row go, a tombstone in the ledger stays; returns the cases' keys.
+
+        `digests` are those of the patient's files, which nights list in their summaries. The pseudonym alone is kept,
+        so that the next night does not take the patient in again.
+
+        Raises DataError when there is no such patient, or a case is held.
+        """
+
+        def write(tail: Tail) -> tuple[str, ...]:
+            keys = tuple(tail.connection.execute(_keys(patient)).scalars())
+            if not keys:
+                raise DataError(f"there is no case of patient {patient}")
+            tail.add(ERASED, at, {"cases": list(keys), "models": sorted(models), "by": by})
+            gone = {*keys, *digests}
+            _without(tail.connection, gone)
+            _delete(tail.connection, patient, keys)
+            tail.connection.execute(sa.insert(ERASED_PATIENTS).values(patient=patient, at=at))
+            return keys
+
+        for case in self.of_patient(patient):
+            if why := self.held(case):
+                raise DataError(f"case {case} is on hold ({why}); lift the hold first")
+        return self._extend(write)
+
+    def pseudonyms(self) -> frozenset[str]:
+        """The names of all studies and patients that there are, the erased included."""
+        queries = [sa.select(STUDIES.c.study), sa.select(STUDIES.c.patient), sa.select(ERASED_PATIENTS.c.patient)]
+        return frozenset(str(row[0]) for query in queries for row in self._rows(query))
+
+    def rename(self, steps: Mapping[str, str], facts: Mapping[str, object], at: str) -> None:
+        """Give studies and patients their new names, everywhere, with a record of it; `steps` are new names by old."""
+
+        def write(tail: Tail) -> None:
+            tail.add("key rotated", at, facts)
+            for old, new in steps.items():
+                _rename(tail.connection, old, new)
+            for batch, summary in tail.connection.execute(sa.select(BATCHES.c.batch, BATCHES.c.summary)).all():
+                if summary is not None:
+                    text = json.dumps(_renamed(json.loads(summary), steps), indent=1)
+                    _put_summary(tail.connection, batch, text)
+
+        self._extend(write)
+
+    def forget_run(self, case: str) -> None:
+        """Note that MLflow no longer shows a case."""
+        self._update(sa.update(CASES).where(CASES.c.case == case).values(mlflow_run_id=None))
+
+
+def _keys(patient: str) -> "sa.Select[tuple[str]]":
+    return sa.select(CASES.c.case).where(CASES.c.patient == patient).order_by(CASES.c.seq)
+
+
+def _delete(connection: Connection, patient: str, keys: tuple[str, ...]) -> None:
+    studies = tuple(connection.execute(sa.select(STUDIES.c.study).where(STUDIES.c.patient == patient)).scalars())
+    links = {"cases.case": keys, "studies.study": studies}
+    connection.execute(sa.update(CASES).where(CASES.c.case.in_(keys)).values(supersedes=None, superseded_by=None))
+    for table in reversed(META.sorted_tables):
+        for column in table.columns:
+            targets = [values for fk in column.foreign_keys if (values := links.get(fk.target_fullname))]
+            if table is not CASES and targets:
+                connection.execute(sa.delete(table).where(column.in_(targets[0])))
+        if "patient" in table.columns:
+            connection.execute(sa.delete(table).where(table.c.patient == patient))
+
+
+def _without(connection: Connection, gone: set[str]) -> None:
+    """Take lines about these cases and files out of every night's summary; MLflow is to get it anew."""
+    for batch, summary in connection.execute(sa.select(BATCHES.c.batch, BATCHES.c.summary)).all():
+        if summary is None:
+            continue
+        told: dict[str, Any] = json.loads(summary)
+        cases = [c for c in told["cases"] if c["case"] not in gone]
+        refusals = [r for r in told["refusals"] if r["sha256"] not in gone]
+        if (len(cases), len(refusals)) != (len(told["cases"]), len(told["refusals"])):
+            _put_summary(connection, batch, json.dumps({**told, "cases": cases, "refusals": refusals}, indent=1))
+
+
+def _put_summary(connection: Connection, batch: str, summary: str) -> None:
+    values = {"summary": summary, "mlflow_run_id": None}
+    connection.execute(sa.update(BATCHES).where(BATCHES.c.batch == batch).values(values))
+
+
+def _rename(connection: Connection, old: str, new: str) -> None:
+    """A study's row is copied under its new name, what refers to it moved there, and the old one removed."""
+    row = connection.execute(sa.select(STUDIES).where(STUDIES.c.study == old)).first()
+    if row is not None:
+        connection.execute(sa.insert(STUDIES).values({**row._mapping, "study": new}))
+    for table in META.sorted_tables:
+        for name in ("study", "patient"):
+            if name in table.columns and (table, name) != (STUDIES, "study"):
+                connection.execute(sa.update(table).where(table.c[name] == old).values({name: new}))
+    if row is not None:
+        connection.execute(sa.delete(STUDIES).where(STUDIES.c.study == old))
+
+
+def _renamed(value: Any, steps: Mapping[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {k: _renamed(v, steps) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_renamed(v, steps) for v in value]
+    return steps.get(value, value) if isinstance(value, str) else value
