@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 
 from medrec.errors import ConfigError
 from medrec.peers import Destination, Intake, Peer, unknown_peers
-from medrec.prediction import Frozen, ModelCard, Name, Network
+from medrec.prediction import Frozen, ModelCard, Name
 
 PACKAGE = Path(__file__).parent
 PACKAGED_WEIGHTS = PACKAGE / "models" / "weights"
@@ -140,10 +140,7 @@ def _read(path: Path, kind: type[Loaded], problems: list[str]) -> Loaded | None:
 
 def _weights(card: ModelCard, source: Path, problems: list[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for field in ("segmentation", "classification"):
-        part: Network | None = getattr(card, field)
-        if part is None:
-            continue
+    for field, part in card.networks.items():
         beside = source.parent / part.weights
         path = beside if beside.is_file() else PACKAGED_WEIGHTS / part.weights
         if not path.is_file():

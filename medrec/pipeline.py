@@ -422,10 +422,7 @@ def _numbers(values: np.ndarray | None) -> tuple[float, ...]:
 
 
 def _weights(card: ModelCard | None) -> dict[str, str]:
-    if card is None:
-        return {}
-    parts = {"segmentation": card.segmentation, "classification": card.classification}
-    return {name: part.sha256 for name, part in parts.items() if part is not None}
+    return {} if card is None else {name: part.sha256 for name, part in card.networks.items()}
 
 
 def _series_uses(planned: Planned, prepared: Prepared | Skipped) -> tuple[SeriesUse, ...]:

@@ -97,27 +97,50 @@ class Preprocessing(Frozen):
     neighbours: Annotated[int, Field(ge=0, le=3)] = 0
 
 
+class Recipe(Frozen):
+    """How one network is trained: the same numbers give the same weights on the same machine.
+
+    `sampling` draws slices as they come, or the patient first, so that a patient with many slices counts as one;
+    `augmentation` "strong" adds gamma and blur; `overlap` is what Dice is taken over: the batch, or half the batch and
+    half each slice; `average` is what the running average of the weights keeps at each step.
+    """
+
+    seed: int = 0
+    batch: Count = 16
+    learning_rate: Positive = 2e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-3
+    sampling: Literal["slices", "patients"] = "slices"
+    augmentation: Literal["plain", "strong"] = "plain"
+    overlap: Literal["batch", "both"] = "batch"
+    average: Share = 0.999
+
+
+class Training(Recipe):
+    """How the networks were, and can again be, trained."""
+
+    segmentation_steps: Count
+    classification_steps: Count
+
+
+class OwnRecipe(Recipe):
+    """The recipe of a network that is not trained as the card's `training` says."""
+
+    steps: Count
+
+
 class Network(Frozen):
     """One network: a name that `medrec.models.networks.NETWORKS` knows, its settings, its weights and their digest.
 
-    `weights` is a file beside the card, or else one that came with the package.
+    `weights` is a file beside the card, or else one that came with the package. `start` names published weights that
+    its encoder started from (see `medrec.learning.starts`); None is from scratch.
     """
 
     kind: Name
     settings: dict[Name, int | float | tuple[int, ...]] = {}
     weights: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+\.safetensors$")]
     sha256: Sha256
-
-
-class Training(Frozen):
-    """How the networks were, and can again be, trained."""
-
-    seed: int = 0
-    batch: Count = 16
-    learning_rate: Positive = 2e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-3
-    segmentation_steps: Count
-    classification_steps: Count
+    start: Name | None = None
+    training: OwnRecipe | None = None
 
 
 class Decision(Frozen):
@@ -183,6 +206,8 @@ class ModelCard(Frozen):
     envelope: Envelope
     preprocessing: Preprocessing
     segmentation: Network
+    # More networks that outline: the probabilities of all are averaged, each counting once.
+    ensemble: tuple[Network, ...] = ()
     classification: Network | None = None
     decision: Decision
     training: Training
@@ -196,6 +221,13 @@ class ModelCard(Frozen):
             limits = getattr(self.envelope, name)
             if limits is not None and not limits[0] < limits[1]:
                 raise ValueError(f"envelope.{name}: the first number must be below the second")
+        return self
+
+    @model_validator(mode="after")
+    def _networks_have_weights_of_their_own(self) -> "ModelCard":
+        files = [n.weights for n in self.networks.values()]
+        if len(set(files)) < len(files):
+            raise ValueError("weights: two networks name the same file")
         return self
 
     @model_validator(mode="after")
@@ -225,10 +257,16 @@ class ModelCard(Frozen):
         return hashlib.sha256(self.content).hexdigest()
 
     @property
+    def networks(self) -> dict[str, Network]:
+        """Every network by its place in the card, those that outline first."""
+        parts = {"segmentation": self.segmentation}
+        parts |= {f"ensemble.{number}": network for number, network in enumerate(self.ensemble)}
+        return parts if self.classification is None else parts | {"classification": self.classification}
+
+    @property
     def weights_digest(self) -> str:
         """sha256 that stands for the weights of all networks of the card."""
-        digests = [n.sha256 for n in (self.segmentation, self.classification) if n is not None]
-        return hashlib.sha256(" ".join(digests).encode()).hexdigest()
+        return hashlib.sha256(" ".join(n.sha256 for n in self.networks.values()).encode()).hexdigest()
 
     @property
     def minimum_volume_ml(self) -> float:

@@ -29,7 +29,7 @@ from medrec.errors import DataError, WeightsError
 from medrec.events import CASE_KINDS, ERASED
 from medrec.home import Home
 from medrec.pipeline import Planned, Prepared, Setting
-from medrec.prediction import ModelCard, Network, Prediction
+from medrec.prediction import ModelCard, Prediction
 from medrec.report import Case, Status
 from medrec.routing import rules_of
 from medrec.series import ScanFile, Skipped, group
@@ -167,8 +167,7 @@ class _Kept:
         except ValidationError as error:
             return Compared("card", False, f"this medrec cannot read it ({error.error_count()} mistakes)")
         card = card if self._ordered else _in_order(card)
-        parts: list[Network | None] = [card.segmentation, card.classification]
-        weights = {p.weights: self._home.kept / f"{p.sha256}.safetensors" for p in parts if p is not None}
+        weights = {n.weights: self._home.kept / f"{n.sha256}.safetensors" for n in card.networks.values()}
         return CardFiles(card, weights)
 
     def mask(self) -> npt.NDArray[np.bool_] | None:

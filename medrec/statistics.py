@@ -45,6 +45,24 @@ def mean(values: Sequence[float], statistic: Callable[..., float] = np.mean, see
     return Interval(float(statistic(data)), float(low), float(high))
 
 
+def mean_of_images(
+    values: Sequence[float], patients: Sequence[str], statistic: Callable[..., float] = np.mean, seed: int = 0
+) -> Interval:
+    """A statistic of one value per image; the interval draws whole patients, with all images that they have.
+
+    `values` and `patients` hold one entry per image.
+    """
+    data, names = np.asarray(values, float), np.asarray(patients)
+    images = [np.flatnonzero(names == name) for name in np.unique(names)]
+    rng = np.random.default_rng(seed)
+    draws = []
+    for _ in range(RESAMPLES):
+        drawn = rng.integers(0, len(images), len(images))
+        draws.append(float(statistic(data[np.concatenate([images[n] for n in drawn])])))
+    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Interval(float(statistic(data)), float(low), float(high))
+
+
 def pooled_auc(scores: Sequence[Values], truths: Sequence[npt.NDArray[np.bool_]], seed: int = 0) -> Interval:
     """Area under the ROC curve over the slices of all patients; the interval draws whole patients.
 
@@ -60,6 +78,21 @@ def pooled_auc(scores: Sequence[Values], truths: Sequence[npt.NDArray[np.bool_]]
     draws = [auc(rng.choice(everyone, len(everyone))) for _ in range(RESAMPLES)]
     low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Interval(auc(everyone), float(low), float(high))
+
+
+def auc(scores: Values, truth: npt.NDArray[np.bool_], seed: int = 0) -> Interval:
+    """Area under the ROC curve of one score per patient, both (patients,), with a bootstrap interval over patients.
+
+    A draw that holds one class only has no area and is drawn again.
+    """
+    rng = np.random.default_rng(seed)
+    draws: list[float] = []
+    while len(draws) < RESAMPLES:
+        pick = rng.integers(0, len(truth), len(truth))
+        if truth[pick].any() and not truth[pick].all():
+            draws.append(float(roc_auc_score(truth[pick], scores[pick])))
+    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Interval(float(roc_auc_score(truth, scores)), float(low), float(high))
 
 
 def dice(a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_]) -> float:

@@ -13,6 +13,7 @@ import yaml
 from medrec.config import packaged_configs
 from medrec.errors import ConfigError, ScanError
 from medrec.learning import cases, evaluation, phantoms, training
+from medrec.learning.__main__ import split
 from medrec.learning.augmentation import Augmentation
 from medrec.models import networks
 from medrec.phantom import grid
@@ -99,7 +100,7 @@ def slices() -> training.Slices:
     images, targets = torch.randn(12, 3, 32, 32), torch.zeros(12, 1, 32, 32)
     targets[:6, :, 8:16, 8:16] = 1
     images[:6, :, 8:16, 8:16] += 3
-    return training.Slices(images.half(), targets.half(), torch.arange(6))
+    return training.Slices(images.half(), targets.half(), torch.arange(6), ((0, 12),))
 
 
 def fitted(steps: int, checkpoint: Path, stop_at: int | None = None) -> dict[str, torch.Tensor]:
@@ -114,8 +115,9 @@ def fitted(steps: int, checkpoint: Path, stop_at: int | None = None) -> dict[str
     network = networks.build("unet", {"channels": (4, 8), "res_units": 1}, 3)
     settings = Training(seed=3, batch=4, segmentation_steps=steps, classification_steps=steps)
     try:
+        batches = training.varied(slices(), settings, 3, "cpu")
         result = training.fit(
-            network, slices(), training.outline_loss(), steps, settings, 3, checkpoint, "cpu", watch, watch_every=1
+            network, batches, training.outline_loss(), steps, settings, checkpoint, "cpu", watch, watch_every=1
         )
     except KilledError:
         return {}
@@ -128,6 +130,54 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path, monkeypat
     assert fitted(8, tmp_path / "killed", stop_at=5) == {}
     resumed = fitted(8, tmp_path / "killed")
     assert all(torch.equal(whole[k], resumed[k]) for k in whole)
+
+
+def test_drawn_by_patient_each_patient_weighs_the_same_however_many_slices_it_has() -> None:
+    many, few, none = (
+        cases.Sample(torch.full((n, 1, 4, 4), v).half(), torch.zeros(n, 4, 4).half())
+        for n, v in ((90, 1.0), (6, 2.0), (4, 3.0))
+    )
+    many.target[10:13] = 1
+    few.target[2] = 1
+    all_slices = training.Slices.of([many, few, none], 0)
+    x, y = all_slices.draw(3000, torch.Generator().manual_seed(0), "patients")
+    values = x[:, 0, 0, 0]
+    for value in (1.0, 2.0, 3.0):
+        assert 0.28 < (values == value).float().mean() < 0.39
+    first, second = y[:1500].flatten(1).any(1), y[1500:].flatten(1).any(1)
+    assert torch.equal(first, values[:1500] < 2.5)  # each of the first half that can show the finding does
+    assert 0.03 < second.float().mean() < 0.13  # (3/90 + 1/6 + 0) / 3 of the others
+
+
+def test_a_rehearsal_never_sees_the_patients_held_back(loaded: list[cases.LabelledCase]) -> None:
+    learn, held_back = split(loaded, CARD, rehearsal=False)
+    inner_learn, inner_held_back = split(loaded, CARD, rehearsal=True)
+    assert sorted(c.study for c in [*learn, *held_back]) == sorted(c.study for c in loaded)
+    assert sorted(c.study for c in [*inner_learn, *inner_held_back]) == sorted(c.study for c in learn)
+    assert not {c.study for c in inner_learn} & {c.study for c in inner_held_back}
+
+
+def test_dice_of_each_slice_notices_a_small_lesion_that_dice_of_the_batch_overlooks() -> None:
+    target = torch.zeros(2, 1, 64, 64)
+    target[0, :, :50, :50], target[1, :, :12, :12] = 1, 1
+    found = (target * 2 - 1) * 12
+    missed = found.clone()
+    missed[1] = -12
+    cost = {
+        k: training.outline_loss(k)(missed, target) - training.outline_loss(k)(found, target) for k in ("batch", "both")
+    }
+    assert cost["both"] > cost["batch"] + 0.05
+
+
+def test_strong_augmentation_follows_its_seed_and_keeps_the_target() -> None:
+    x = torch.zeros(8, 5, 64, 64)
+    x[:, :, 20:40, 24:36] = 3.0
+    y = (x[:, :1] > 0).float()
+    a, b = (Augmentation(torch.Generator().manual_seed(7), 3, strong=True)(x, y) for _ in range(2))
+    assert torch.equal(a[0], b[0])
+    assert torch.isfinite(a[0]).all()
+    for image, mask in zip(a[0][:, 1], a[1][:, 0], strict=True):
+        assert image[mask > 0.5].mean() > image[mask < 0.5].mean() + 0.5
 
 
 def test_augmentation_moves_image_and_target_together_and_follows_its_seed() -> None:

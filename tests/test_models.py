@@ -67,6 +67,29 @@ def test_a_lesion_is_marked_where_it_lies_whatever_the_scanners_axes(
     assert overlap > 0.85
 
 
+def test_an_ensemble_says_the_mean_of_what_its_networks_say(model: CardFiles) -> None:
+    def outlining(seed: int) -> torch.nn.Module:
+        torch.manual_seed(seed)
+        return networks.build("unet", {"channels": (4, 8), "res_units": 1}, 3)
+
+    scan = {"flair": volume(head(*POSES["oblique"]))}
+    first, second = outlining(1), outlining(2)
+    alone = [inference.TorchPredictor(model.card, [n], None, "cpu").predict(scan).probability for n in (first, second)]
+    both = inference.TorchPredictor(model.card, [first, second], None, "cpu").predict(scan).probability
+    assert np.abs(alone[0] - alone[1]).max() > 0.05
+    assert np.abs(both - (alone[0] + alone[1]) / 2).max() < 1e-6
+
+
+def test_a_card_names_each_file_of_weights_once_and_pins_those_of_its_ensemble(model: CardFiles) -> None:
+    content = model.card.model_dump(mode="json")
+    with pytest.raises(ValueError, match="same file"):
+        ModelCard.model_validate(content | {"ensemble": [content["segmentation"]]})
+    other = content["segmentation"] | {"weights": "other.safetensors", "sha256": "0" * 64}
+    more = ModelCard.model_validate(content | {"ensemble": [other]})
+    assert list(more.networks) == ["segmentation", "ensemble.0", "classification"]
+    assert more.weights_digest != model.card.weights_digest
+
+
 def test_slice_probabilities_follow_the_order_of_the_slices(predictor: inference.TorchPredictor) -> None:
     up = volume(head(*POSES["plain"]))
     step = np.eye(4)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from medrec.statistics import dice, mean, pooled_auc
+from medrec.statistics import auc, dice, mean, mean_of_images, pooled_auc
 
 
 def test_the_interval_of_a_mean_covers_the_truth_about_as_often_as_it_says() -> None:
@@ -33,3 +33,23 @@ def test_dice_by_hand() -> None:
     assert dice(a, a) == 1.0
     assert dice(a, ~a) == 0.0
     assert dice(a & ~a, b & ~b) == 1.0
+
+
+def test_auc_is_the_share_of_pairs_in_the_right_order_and_draws_of_one_class_are_drawn_again() -> None:
+    scores, truth = np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True])
+    area = auc(scores, truth)  # of four pairs three are in order
+    assert area.value == 0.75
+    assert 0 <= area.low <= area.value <= area.high <= 1
+    alone = auc(np.arange(12.0), np.arange(12) == 11)  # one positive: many draws have none
+    assert (alone.value, alone.low, alone.high) == (1.0, 1.0, 1.0)
+
+
+def test_images_of_one_patient_are_not_independent() -> None:
+    rng = np.random.default_rng(2)
+    levels = rng.normal(0.8, 0.1, 30)
+    values, patients = np.repeat(levels, 20), [f"p{n}" for n in np.repeat(np.arange(30), 20)]
+    together, alone = mean_of_images(list(values), patients), mean(list(levels))
+    assert together.value == np.mean(values)
+    assert 0.8 < (together.high - together.low) / (alone.high - alone.low) < 1.25
+    apart = mean_of_images(list(values), [str(n) for n in range(600)])
+    assert (apart.high - apart.low) < 0.4 * (together.high - together.low)

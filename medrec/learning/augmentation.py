@@ -16,18 +16,28 @@ SATURATED_SHARE = 0.3
 BIAS_FIELD = 0.25
 NOISE = 0.1
 DROPPED_SHARE = 0.15  # of the optional inputs: patients without them come too
+# What "strong" adds, each to a share of the images: the curve of brightness bent between these values, which hold
+# tissue and lesions of the normalised images, and a coarser resolution.
+BENT_SHARE = 0.4
+BENT_BETWEEN = (-2.0, 4.0)
+BENT_BY = 0.6  # the exponent's logarithm, at most
+COARSE_SHARE = 0.2
+COARSE_TO = (0.4, 0.9)
 
 
 class Augmentation:
     """Randomly varied copies of a batch; `grid_channels` are those of the grid input and its neighbours."""
 
-    def __init__(self, generator: torch.Generator, grid_channels: int) -> None:
+    def __init__(self, generator: torch.Generator, grid_channels: int, strong: bool = False) -> None:
         self._generator = generator
         self._grid = grid_channels
+        self._strong = strong
 
     def __call__(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Images (n, channels, s, s) and targets (n, 1, s, s) in 0..1 to varied images and binary targets."""
         x, y = self._pose(x, y)
+        if self._strong:
+            x = self._coarse(self._bent(x))
         return self._drop(self._intensity(x)), y
 
     def _uniform(self, low: float, high: float, *shape: int) -> torch.Tensor:
@@ -45,6 +55,25 @@ class Augmentation:
         grid = F.affine_grid(theta, [n, 1, *x.shape[2:]], align_corners=False).to(x.device)
         moved = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
         return moved, (F.grid_sample(y, grid, align_corners=False) > 0.5).float()
+
+    def _bent(self, x: torch.Tensor) -> torch.Tensor:
+        """Brightness bent by an exponent, for some of the images."""
+        low, high = BENT_BETWEEN
+        exponent = self._uniform(-BENT_BY, BENT_BY, len(x), 1, 1, 1).exp().to(x.device)
+        chosen = (self._uniform(0, 1, len(x), 1, 1, 1) < BENT_SHARE).to(x.device)
+        bent = ((x - low) / (high - low)).clamp(min=0) ** exponent * (high - low) + low
+        return torch.where(chosen, bent, x)
+
+    def _coarse(self, x: torch.Tensor) -> torch.Tensor:
+        """Some images as from fewer pixels, as many for all of them."""
+        chosen = (self._uniform(0, 1, len(x)) < COARSE_SHARE).nonzero()[:, 0].to(x.device)
+        scale = float(self._uniform(*COARSE_TO, 1))
+        if not len(chosen):
+            return x
+        small = F.interpolate(x[chosen], scale_factor=scale, mode="bilinear", antialias=True)
+        x = x.clone()
+        x[chosen] = F.interpolate(small, x.shape[2:], mode="bilinear")
+        return x
 
     def _intensity(self, x: torch.Tensor) -> torch.Tensor:
         n, others = len(x), x.shape[1] - self._grid

@@ -97,9 +97,12 @@ def read_mask(path: Path, grid: Volume) -> npt.NDArray[np.bool_]:
     return np.asarray(turned.dataobj) > 0
 
 
-def is_validation(pixels_sha256: str) -> bool:
-    """Whether a patient's study belongs to the validation side, by a hash of its pixels alone."""
-    draw = int(hashlib.sha256(f"validation {pixels_sha256}".encode()).hexdigest()[:8], 16) / 2**32
+def is_validation(pixels_sha256: str, purpose: str = "validation") -> bool:
+    """Whether a patient's study belongs to the validation side, by a hash of its pixels alone.
+
+    Another `purpose` draws another fifth.
+    """
+    draw = int(hashlib.sha256(f"{purpose} {pixels_sha256}".encode()).hexdigest()[:8], 16) / 2**32
     return draw < VALIDATION_SHARE
 
 

@@ -1,45 +1,52 @@
 """Fit one network to labelled slices, with checkpoints from which a killed run goes on.
 
 MONAI's loss, AdamW with a cosine, an exponential average of the weights (that is what is kept). Half of each batch
-holds the finding. On a CPU or GPU that has it, bfloat16; the random draws come from one seeded generator, whose state
-is part of the checkpoint.
+holds the finding. On a processor that computes in it, bfloat16 (one that only emulates it takes six times as long);
+the random draws come from one seeded generator, whose state is part of the checkpoint.
 """
 
 import copy
+import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
-from monai.losses import DiceCELoss
+from monai.losses import DiceCELoss, DiceLoss
 from torch import nn
 from torch.nn import functional as F
 
 from medrec.learning.augmentation import Augmentation
 from medrec.learning.cases import Sample
 from medrec.models.preprocessing import with_neighbours
-from medrec.prediction import Training
+from medrec.prediction import Recipe
 
 log = logging.getLogger(__name__)
 
 WARM_UP_STEPS = 100
-AVERAGE = 0.999
+DICE_FLOOR_PX = 100.0  # so that a few pixels more or less in an empty slice weigh little
 CHECKPOINT_SECONDS = 120.0
 GRADIENT_NORM = 5.0
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Batches = Callable[[torch.Generator], tuple[torch.Tensor, torch.Tensor]]  # images and targets of one step
 
 
-def outline_loss() -> Loss:
-    """Dice and cross-entropy of outlines: logits and targets (n, 1, y, x)."""
-    dice_ce = DiceCELoss(sigmoid=True, batch=True)
+def outline_loss(overlap: Literal["batch", "both"] = "batch") -> Loss:
+    """Dice and cross-entropy of outlines: logits and targets (n, 1, y, x).
+
+    Dice of the batch counts every pixel alike; "both" gives half of its weight to the mean of the slices' own.
+    """
+    dice_ce = DiceCELoss(sigmoid=True, batch=True, lambda_dice=1.0 if overlap == "batch" else 0.5)
+    own = DiceLoss(sigmoid=True, smooth_nr=DICE_FLOOR_PX, smooth_dr=DICE_FLOOR_PX)
 
     def loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         value: torch.Tensor = dice_ce(logits, target)
-        return value
+        return value if overlap == "batch" else value + 0.5 * own(logits, target)
 
     return loss
 
@@ -59,47 +66,79 @@ def slice_loss(minimum_share: float) -> Loss:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Slices:
-    """All training slices: images (n, channels, y, x) and targets (n, 1, y, x), float16, and which hold the finding."""
+    """All training slices: images (n, channels, y, x) and targets (n, 1, y, x), float16.
+
+    `positive` are those that hold the finding; `patients` the first and the end slice of each patient that has any.
+    """
 
     images: torch.Tensor
     targets: torch.Tensor
     positive: torch.Tensor
+    patients: tuple[tuple[int, int], ...]
 
     @classmethod
     def of(cls, samples: Sequence[Sample], neighbours: int) -> "Slices":
         """Put the slices of all samples together."""
         images = torch.cat([with_neighbours(s.images, neighbours) for s in samples])
         targets = torch.cat([s.target for s in samples])[:, None]
-        return cls(images, targets, (targets > 0.5).flatten(1).any(1).nonzero()[:, 0])
+        ends = list(itertools.accumulate(len(s.target) for s in samples))
+        patients = tuple(zip([0, *ends[:-1]], ends, strict=True))
+        return cls(images, targets, (targets > 0.5).flatten(1).any(1).nonzero()[:, 0], patients)
 
-    def draw(self, count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """`count` slices, half of them with the finding, as float32."""
+    def draw(
+        self, count: int, generator: torch.Generator, sampling: Literal["slices", "patients"] = "slices"
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`count` slices, half of them with the finding, as float32; see `medrec.prediction.Recipe`."""
+        pick = self._of_patients(count, generator) if sampling == "patients" else self._of_all(count, generator)
+        return self.images[pick].float(), self.targets[pick].float()
+
+    def _of_all(self, count: int, generator: torch.Generator) -> torch.Tensor:
         half = count // 2
         with_finding = self.positive[torch.randint(len(self.positive), (half,), generator=generator)]
         anywhere = torch.randint(len(self.images), (count - half,), generator=generator)
-        pick = torch.cat([with_finding, anywhere])
-        return self.images[pick].float(), self.targets[pick].float()
+        return torch.cat([with_finding, anywhere])
+
+    def _of_patients(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        """A patient for each slice, then one of the patient's slices; the first half with the finding, if any has."""
+        where, place = torch.rand(2, count, generator=generator, dtype=torch.float64)
+        chosen = [self.patients[int(w * len(self.patients))] for w in where]
+        picks = []
+        for number, (first, end) in enumerate(chosen):
+            pool = self.positive[(self.positive >= first) & (self.positive < end)]
+            if number >= count // 2 or not len(pool):
+                pool = torch.arange(first, end)
+            picks.append(pool[int(place[number] * len(pool))])
+        return torch.stack(picks)
+
+
+def varied(slices: Slices, settings: Recipe, grid_channels: int, device: str) -> Batches:
+    """Batches of augmented slices; the first `grid_channels` show the grid's input and its neighbours."""
+
+    def batch(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        x, y = (t.to(device) for t in slices.draw(settings.batch, generator, settings.sampling))
+        return Augmentation(generator, grid_channels, settings.augmentation == "strong")(x, y)
+
+    return batch
 
 
 def fit(
     network: nn.Module,
-    slices: Slices,
+    batches: Batches,
     loss: Loss,
     steps: int,
-    settings: Training,
-    grid_channels: int,
+    settings: Recipe,
     checkpoint: Path,
     device: str,
     watch: Callable[[int, nn.Module], None] = lambda step, network: None,
-    watch_every: int = 500,
+    watch_every: int = 50,
 ) -> nn.Module:
     """Train for `steps` batches and return the averaged network.
 
     Goes on from `checkpoint` when that exists. `watch` sees the averaged network every `watch_every` steps.
     """
     generator = torch.Generator().manual_seed(settings.seed)
-    augment = Augmentation(generator, grid_channels)
-    network = network.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    network = network.to(device).train()
+    half = _computes_bfloat16(device)
     average = copy.deepcopy(network).eval()
     optimiser = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     first = _resume(checkpoint, network, average, optimiser, generator)
@@ -107,16 +146,15 @@ def fit(
     for step in range(first, steps):
         for group in optimiser.param_groups:
             group["lr"] = _rate(step, steps) * settings.learning_rate
-        x, y = (t.to(device) for t in slices.draw(settings.batch, generator))
-        x, y = augment(x, y)
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
-            logits = network(x.contiguous(memory_format=torch.channels_last))
+        x, y = batches(generator)
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=half):
+            logits = network(x)
         value = loss(logits.float(), y)
         optimiser.zero_grad()
         value.backward()
         nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_NORM)
         optimiser.step()
-        _average(average, network, min(AVERAGE, (step + 1) / (step + 10)))
+        _average(average, network, min(settings.average, (step + 1) / (step + 10)))
         if (step + 1) % watch_every == 0:
             pace = (time.monotonic() - started) / (step + 1 - first)
             log.info("step %d of %d, loss %.4f, %.0f s left", step + 1, steps, value.item(), pace * (steps - step - 1))
@@ -125,6 +163,13 @@ def fit(
             _save(checkpoint, step + 1, network, average, optimiser, generator)
             saved = time.monotonic()
     return average
+
+
+def _computes_bfloat16(device: str) -> bool:
+    if torch.device(device).type != "cpu":
+        return True
+    known: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not say
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
 def _rate(step: int, steps: int) -> float:

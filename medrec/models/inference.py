@@ -1,10 +1,10 @@
 """The predictor: one card's networks in memory, many studies through them.
 
 Weights are read and checked once. Whole forward passes on CPU are float32 and give the same bits on every run. Each
-slice is seen as it is and mirrored, and the two answers are averaged.
+slice is seen as it is and mirrored, and the two answers are averaged; so are those of an ensemble.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -20,18 +20,20 @@ SLICES_AT_ONCE = 8
 class TorchPredictor:
     """Implements `medrec.prediction.Predictor`."""
 
-    def __init__(self, card: ModelCard, segmentation: nn.Module, classification: nn.Module | None, device: str) -> None:
+    def __init__(
+        self, card: ModelCard, segmentation: Sequence[nn.Module], classification: nn.Module | None, device: str
+    ) -> None:
         self.card = card
         self.device = device
-        self._segmentation = segmentation.to(device).eval()
+        self._segmentation = [network.to(device).eval() for network in segmentation]
         self._classification = None if classification is None else classification.to(device).eval()
 
     def predict(self, inputs: Mapping[str, Volume]) -> Prediction:
         """Probabilities and mask on the grid of the card's grid input. Raises ScanError on an empty image."""
         stack, frame = preprocessing.images(inputs, self.card)
         stack = preprocessing.with_neighbours(stack, self.card.preprocessing.neighbours)
-        maps = torch.cat(list(self._mirrored(self._segmentation, stack)))[:, 0]
-        probability = frame.back(maps)
+        maps = [torch.cat(list(self._mirrored(network, stack)))[:, 0] for network in self._segmentation]
+        probability = frame.back(torch.stack(maps).mean(0))
         slices = None
         if self._classification is not None:
             scores = torch.cat(list(self._mirrored(self._classification, stack)))[:, 0]
@@ -64,7 +66,8 @@ def load(card: ModelCard, files: Mapping[str, Path], device: str) -> TorchPredic
         return built
 
     classification = None if card.classification is None else network(card.classification)
-    return TorchPredictor(card, network(card.segmentation), classification, device)
+    outlining = [network(part) for part in (card.segmentation, *card.ensemble)]
+    return TorchPredictor(card, outlining, classification, device)
 
 
 def device_name(wanted: str = "auto") -> str:

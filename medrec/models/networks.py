@@ -1,4 +1,4 @@
-"""The networks that a card may name, all MONAI's, by a short name each.
+"""The networks that a card may name, MONAI's and those of `lite`, by a short name each.
 
 A card gives numbers only; which class they build is decided here, so that a card can never name code.
 """
@@ -9,6 +9,7 @@ from monai.networks.nets import DenseNet, UNet
 from torch import nn
 
 from medrec.errors import ConfigError
+from medrec.models.lite import LiteClassifier, LiteUNet
 
 Settings = Mapping[str, int | float | tuple[int, ...]]
 
@@ -28,7 +29,12 @@ def _densenet(
     )
 
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"unet": _unet, "densenet": _densenet}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "unet": _unet,
+    "densenet": _densenet,
+    "lite_unet": LiteUNet,
+    "lite_classifier": LiteClassifier,
+}
 
 
 def build(kind: str, settings: Settings, channels_in: int) -> nn.Module:
