@@ -290,6 +290,7 @@ class Night:
         """Deliver what waits, write the batch's summary, and return it."""
         self._mlflow_failed = False
         self._deliver()
+        self._find_runs()
         self._send()
         summary = self.summary()
         now = datetime.now(UTC)
@@ -395,6 +396,13 @@ class Night:
         self._mlflow_failed = not delivery.deliver_cases(self._store, self._tracker)
         if self._mlflow_failed:
             self.warn("MLflow could not take a report; it is delivered on a later night")
+
+    def _find_runs(self) -> None:
+        """Name the MLflow run of each case that got one only now: of a night that MLflow missed, say."""
+        for key, line in self._lines.items():
+            stored = self._store.case(line.case) if line.mlflow_run_id is None else None
+            if stored is not None and stored.mlflow_run_id is not None:
+                self._lines[key] = replace(line, mlflow_run_id=stored.mlflow_run_id)
 
     def _send(self) -> None:
         """Bring to each destination what may go there; what cannot go now waits on."""
