@@ -10,11 +10,11 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from test_pictures import card, disc
 
 from medrec.errors import ConfigError, ScanError
 from medrec.learning import pictures, training
 from medrec.pictures import PictureCard
-from tests.test_pictures import card, disc
 from tests.test_stills import image
 
 CARD = card()
