@@ -11,11 +11,11 @@ import torch
 import yaml
 from PIL import Image
 from test_pictures import card, disc
+from test_stills import image
 
 from medrec.errors import ConfigError, ScanError
 from medrec.learning import pictures, training
 from medrec.pictures import PictureCard
-from tests.test_stills import image
 
 CARD = card()
 
