@@ -45,6 +45,8 @@ def export(home: Home, store: Store, folder: Path, anchors: Path | None = None) 
                 if record.kind in CASE_KINDS:
                     paths |= written_files(record.facts).keys()
         for path in sorted(paths):
+            if path.startswith("outbox/"):  # under the patient's name: these stay in the home
+                continue
             if (home.root / path).is_file():  # erased, pruned, or for verify.py to name
                 (folder / "files" / path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(home.root / path, folder / "files" / path)
