@@ -6,15 +6,21 @@ Invariant: `ModelCard.digest` covers everything in a card, so that a case key th
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from medrec.fields import Count as Count
+from medrec.fields import Frozen as Frozen
+from medrec.fields import Name as Name
+from medrec.fields import Pattern as Pattern
+from medrec.fields import Positive as Positive
+from medrec.fields import Sha256 as Sha256
+from medrec.fields import Share as Share
 from medrec.kinds import Kind
 from medrec.volume import Volume
 
@@ -32,28 +38,6 @@ RoutedField = Literal[
 ]
 
 
-def _pattern(text: str) -> str:
-    try:
-        re.compile(text)
-    except re.error as error:
-        raise ValueError(f"not a regular expression: {error}") from error
-    return text
-
-
-Pattern = Annotated[str, AfterValidator(_pattern)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
-Share = Annotated[float, Field(gt=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(gt=0)]
-
-
-class Frozen(BaseModel):
-    """Unknown fields are mistakes, and nothing changes after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
 class InputRule(Frozen):
     """Which series is one input: every `match` pattern is found in its field, no `exclude` pattern is.
 
@@ -65,7 +49,7 @@ class InputRule(Frozen):
     refuse: tuple[Kind, ...] = ("localizer", "screenshot", "projection", "subtracted", "map")
     contrast: Literal["flair", "t1", "t2"] | None = None
     match: dict[RoutedField, Pattern] = Field(min_length=1)
-    exclude: dict[RoutedField, Pattern] = {}
+    exclude: dict[RoutedField, Pattern] = Field(default_factory=dict)
 
 
 class Envelope(Frozen):
@@ -136,7 +120,7 @@ class Network(Frozen):
     """
 
     kind: Name
-    settings: dict[Name, int | float | tuple[int, ...]] = {}
+    settings: dict[Name, int | float | tuple[int, ...]] = Field(default_factory=dict)
     weights: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+\.safetensors$")]
     sha256: Sha256
     start: Name | None = None
