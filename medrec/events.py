@@ -32,8 +32,10 @@ SUPERSEDED = "case superseded"
 ERASED = "patient erased"
 # facts["files"] were taken away by a rule of retention.
 PRUNED = "files pruned"
+# facts["label"] was given to an image of facts["study"] (keyed); `what` is "mask" or "class", `origin` how it was made.
+LABEL = "label"
 # Only the store's own transactions write these, together with the rows that they are about.
-WITH_ROWS = CASE_KINDS | {SUPERSEDED, ERASED}
+WITH_ROWS = CASE_KINDS | {SUPERSEDED, ERASED, LABEL}
 
 _ANALYSED = frozenset({"case analysed"})
 _GONE = frozenset({ERASED})
@@ -54,7 +56,7 @@ KINDS: Mapping[str, Kind] = {
     "batch delivered": Kind(("batch", "to", "what", "tags", "head"), ("batch",)),
     # `report` is the SHA-256 of the report that was read.
     "review": Kind(("case", "report", "by", "decision"), ("case",), after=_ANALYSED, never_after=_GONE),
-    "label": Kind(("study", "label", "by"), ("study",)),
+    LABEL: Kind(("study", "label", "by", "origin", "card", "what", "content", "source"), ("label", "study")),
     # `card` is the digest of the model's card.
     "model trained": Kind(("card", "weights"), ("card",)),
     "model evaluated": Kind(("card", "evaluation"), ("card",)),

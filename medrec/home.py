@@ -2,8 +2,9 @@
 
 Layout: medrec.db (the truth), mlflow.db and mlartifacts/ (the searchable copy), prefect/, reports/<case>/,
 outbox/<case>/ (what goes back to the archive, under the patient's name), batches/, kept/ (weights, cards and
-environments by digest), index/ (what was found in files that have not changed since), key (of the pseudonyms, 0600),
-renamed (their first names, encrypted), worker (which home this is). All below 0700.
+environments by digest), labels/ (masks that people made, by digest), index/ (what was found in files that have not
+changed since), key (of the pseudonyms, 0600), renamed (their first names, encrypted), worker (which home this is). All
+below 0700.
 """
 
 import os
@@ -27,6 +28,7 @@ class Home:
         self.outbox = self.root / "outbox"
         self.batches = self.root / "batches"
         self.kept = self.root / "kept"
+        self.labels = self.root / "labels"
         self.index = self.root / "index"
         self.key = self.root / "key"
         self.renamed = self.root / "renamed"
@@ -67,7 +69,7 @@ class Home:
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.root.chmod(0o700)
-            folders = (self.reports, self.outbox, self.batches, self.kept, self.index, self.prefect)
+            folders = (self.reports, self.outbox, self.batches, self.kept, self.labels, self.index, self.prefect)
             for folder in (*folders, self.mlflow_artifacts):
                 folder.mkdir(exist_ok=True, mode=0o700)
         except OSError as error:
