@@ -57,13 +57,20 @@ KINDS: Mapping[str, Kind] = {
     # `report` is the SHA-256 of the report that was read.
     "review": Kind(("case", "report", "by", "decision"), ("case",), after=_ANALYSED, never_after=_GONE),
     LABEL: Kind(("study", "label", "by", "origin", "card", "what", "content", "source"), ("label", "study")),
-    # `card` is the digest of the model's card.
+    # `model` is a card's name; `patients` who was given which side (keyed), or who was used.
+    "patients divided": Kind(("model", "patients", "by"), ("model",)),
+    "gate declared": Kind(("model", "gate", "by"), ("model",)),
+    # `card` is the digest of the model's card. A model that came as a bundle was not trained here.
     "model trained": Kind(("card", "weights"), ("card",)),
+    "model imported": Kind(("card", "weights", "bundle", "by"), ("card",)),
+    # Noted before the answer is known: `use` is its number, `alpha` what it spends.
+    "test set used": Kind(("model", "card", "patients", "use", "alpha", "by"), ("model",)),
     "model evaluated": Kind(("card", "evaluation"), ("card",)),
     "model eligible": Kind(("card", "evaluation"), ("card",), after=frozenset({"model evaluated"})),
     "model promoted": Kind(
         ("card", "by"), ("card",), after=frozenset({"model eligible"}), never_after=frozenset({"model disabled"})
     ),
+    # `card` goes; the record also says `to` which one comes back in its place, and `why`.
     "model rolled back": Kind(("card", "by"), ("card",), after=frozenset({"model promoted"})),
     "model disabled": Kind(("card", "by", "why"), ("card",)),
     "configuration changed": Kind(("configuration",), ("configuration",)),

@@ -18,6 +18,7 @@ from medrec import database
 from medrec.store.batches import Batches
 from medrec.store.deliveries import Deliveries, DeliveryRow, State
 from medrec.store.labelled import Known, Label, Labelled, Origin
+from medrec.store.locks import Locks
 from medrec.store.outbox import Outbox
 from medrec.store.privacy import Privacy
 from medrec.store.rows import BatchRow, CaseRow, OutboxRow
@@ -42,7 +43,7 @@ WAIT_S = 30.0
 _OPENING = threading.Lock()
 
 
-class Store(Batches, Deliveries, Labelled, Privacy, Outbox):
+class Store(Batches, Deliveries, Labelled, Privacy, Locks, Outbox):
     """The database, open. Made by `Store.open`; usable as a context manager."""
 
     @classmethod

@@ -163,6 +163,15 @@ LABELS = sa.Table(
     sa.Column("seq", sa.Integer, sa.ForeignKey("ledger.seq"), nullable=False, unique=True),
     sa.Index("labels_by_card", "card", "image", "what"),
 )
+# On which side a patient stands, for every model of this store: see `medrec.splits`.
+SIDES = sa.Table(
+    "sides",
+    META,
+    sa.Column("patient", sa.Text, primary_key=True),
+    sa.Column("side", sa.Text, nullable=False),
+    sa.Column("at", sa.Text, nullable=False),
+    sa.Column("seq", sa.Integer, sa.ForeignKey("ledger.seq"), nullable=False),
+)
 
 # The fields of a case that its ledger record repeats, so that a changed row is noticed. Not the patient's
 # pseudonym: the ledger cannot forget, and a patient may ask to be forgotten. What could be computed from somebody's
