@@ -1,28 +1,42 @@
-"""The only place that knows Prefect: thin flows over `medrec.night`.
+"""The only place that knows Prefect: thin flows over `medrec.night` and `medrec.retraining`.
 
-Importing this package does not import Prefect; `run_nightly` first tells it, through its environment, to keep
-everything in the home, to call nobody and to keep quiet on the console.
+Importing this package does not import Prefect; `run_nightly` and `run_retrain` first tell it, through its environment, to
+keep everything in the home, to call nobody and to keep quiet on the console.
 """
 
 import os
 from collections.abc import Callable
 
+from medrec import retraining
+from medrec.home import Home
 from medrec.night import Request, Summary
 
 
 def run_nightly(request: Request, progress: "Progress") -> Summary:
     """Run one night as a Prefect flow on the embedded server, or on the one that PREFECT_API_URL names."""
-    request.home.create()
-    for name, value in _environment(request).items():
-        os.environ.setdefault(name, value)
+    _prepare(request.home)
     from flows.nightly import run
 
     return run(request, progress)
 
 
-def _environment(request: Request) -> dict[str, str]:
+def run_retrain(request: retraining.Request, progress: "Progress", tell: Callable[[str], None]) -> retraining.Outcome:
+    """Run one retraining as a Prefect flow; `tell` hears each line of its outcome when it is known."""
+    _prepare(request.home)
+    from flows.retrain import run
+
+    return run(request, progress, tell)
+
+
+def _prepare(home: Home) -> None:
+    home.create()
+    for name, value in _environment(home).items():
+        os.environ.setdefault(name, value)
+
+
+def _environment(home: Home) -> dict[str, str]:
     return {
-        "PREFECT_HOME": str(request.home.prefect),
+        "PREFECT_HOME": str(home.prefect),
         "DO_NOT_TRACK": "true",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",

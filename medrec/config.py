@@ -46,6 +46,8 @@ class Settings(Frozen):
     # Where each night leaves the ledger's signed head, best on a medium that can be written once, and the private key.
     anchors: Path | None = None
     anchor_key: Path | None = None
+    # Whether a model that passed its gate is put in force at once, or waits for `medrec models promote`.
+    promote: Literal["by hand", "automatic"] = "by hand"
     # A study whose newest file is younger may still be arriving: it waits for the next night.
     quiet_minutes: Annotated[float, Field(ge=0, le=1440)] = 0
     experiment: Annotated[str, Field(pattern=r"^[\w .-]{1,60}$")] = "medrec"

@@ -1,7 +1,7 @@
 """What a card declares before anything is trained: how patients are divided, and what a new model must show.
 
-Owns `Split`, `Gate`, `Robustness` and the list of measures that they may name. Data only: `medrec.gate` decides,
-`medrec.splits` divides. Invariant: a gate that no result could ever pass is a mistake in the card.
+Owns `Split`, `EarlyStop`, `Gate`, `Robustness` and the list of measures that they may name. Data only: `medrec.gate`
+decides, `medrec.splits` divides. Invariant: a gate that no result could ever pass is a mistake in the card.
 """
 
 from typing import Annotated, Literal
@@ -24,6 +24,16 @@ class Split(Frozen):
 
     test: Share = 0.2
     validation: Share = 0.2
+
+
+class EarlyStop(Frozen):
+    """A training ends when its watching patients have seen nothing better for `patience` looks, `every` steps apart.
+
+    The weights of the best look are kept.
+    """
+
+    every: Count = 50
+    patience: Count = 10
 
 
 class Robustness(Frozen):

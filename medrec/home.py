@@ -2,9 +2,10 @@
 
 Layout: medrec.db (the truth), mlflow.db and mlartifacts/ (the searchable copy), prefect/, reports/<case>/,
 outbox/<case>/ (what goes back to the archive, under the patient's name), batches/, kept/ (weights, cards and
-environments by digest), labels/ (masks that people made, by digest), index/ (what was found in files that have not
-changed since), key (of the pseudonyms, 0600), renamed (their first names, encrypted), worker (which home this is). All
-below 0700.
+environments by digest), labels/ (masks that people made, by digest), models/ (trained cards with their weights and
+pages, by digest), training/ (what is not finished yet), index/ (what was found in files that have not changed since),
+inputs (the folders that images came from), key (of the pseudonyms, 0600), renamed (their first names, encrypted),
+worker (which home this is). All below 0700.
 """
 
 import os
@@ -29,6 +30,8 @@ class Home:
         self.batches = self.root / "batches"
         self.kept = self.root / "kept"
         self.labels = self.root / "labels"
+        self.models = self.root / "models"
+        self.training = self.root / "training"
         self.index = self.root / "index"
         self.key = self.root / "key"
         self.renamed = self.root / "renamed"
@@ -55,6 +58,20 @@ class Home:
             path.chmod(0o600)
         return path.read_text().strip()
 
+    def remember_input(self, folder: Path) -> None:
+        """Note a folder that images come from, so that a training finds them again."""
+        known = self.inputs()
+        if (place := folder.expanduser().absolute()) not in known:
+            path = self.root / "inputs"
+            path.write_text("".join(f"{p}\n" for p in (*known, place)))
+            path.chmod(0o600)
+
+    def inputs(self) -> tuple[Path, ...]:
+        """The folders that images came from, as far as they are there."""
+        path = self.root / "inputs"
+        lines = path.read_text().splitlines() if path.is_file() else []
+        return tuple(p for line in lines if (p := Path(line)).is_dir())
+
     def returned(self, case: str) -> tuple[Path, ...]:
         """The folders that hold what a case gives back to the archive: as written, as accepted, and its rejection."""
         return tuple(self.outbox / name for name in (case, f"{case}-accepted", f"{case}-rejected", f".draft-{case}"))
@@ -70,7 +87,7 @@ class Home:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.root.chmod(0o700)
             folders = (self.reports, self.outbox, self.batches, self.kept, self.labels, self.index, self.prefect)
-            for folder in (*folders, self.mlflow_artifacts):
+            for folder in (*folders, self.models, self.training, self.mlflow_artifacts):
                 folder.mkdir(exist_ok=True, mode=0o700)
         except OSError as error:
             raise WorldError(f"the home {self.root} cannot be made: {os.strerror(error.errno or 0)}") from error

@@ -37,7 +37,8 @@ def fingerprint(image: npt.NDArray[np.float32]) -> Prints:
     norm = float(np.linalg.norm(detail))
     if norm < FAINTEST * SIDE_PX:
         return np.zeros((0, SIDE_PX * SIDE_PX), np.float32)
-    return (detail / norm).astype(np.float32).reshape(1, -1)
+    found: Prints = (detail / norm).astype(np.float32).reshape(1, -1)
+    return found
 
 
 def of_slices(voxels: npt.NDArray[np.float32]) -> Prints:
@@ -51,8 +52,9 @@ def shared(prints: Mapping[str, Sequence[Prints]]) -> tuple[tuple[str, str], ...
     An image with one fingerprint is a picture, one with several a volume.
     """
     found = set[tuple[str, str]]()
-    for wanted in (lambda part: len(part) == 1, lambda part: len(part) > 1):
-        found |= _alike([(owner, part) for owner in sorted(prints) for part in prints[owner] if wanted(part)])
+    images = [(owner, part) for owner in sorted(prints) for part in prints[owner] if len(part)]
+    found |= _alike([(owner, part) for owner, part in images if len(part) == 1])
+    found |= _alike([(owner, part) for owner, part in images if len(part) > 1])
     return tuple(sorted(found))
 
 
@@ -91,7 +93,8 @@ def _pairs(prints: Prints, alike: float) -> Iterable[tuple[int, int]]:
         for second in range(first, len(prints), BLOCK):
             close = prints[first : first + BLOCK] @ prints[second : second + BLOCK].T >= alike
             rows, columns = np.nonzero(close)
-            yield from ((first + r, second + c) for r, c in zip(rows, columns, strict=True) if first + r < second + c)
+            places = zip((rows + first).tolist(), (columns + second).tolist(), strict=True)
+            yield from ((row, column) for row, column in places if row < column)
 
 
 def _shrunk(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
-from medrec import anchors, delivery, dispatch, pipeline, privacy
+from medrec import anchors, delivery, dispatch, pipeline, privacy, registry
 from medrec.config import CardFiles, Configuration
 from medrec.dicom import Archive, Pseudonyms
 from medrec.errors import ConfigError, DataError, WeightsError, WorldError
@@ -148,6 +148,8 @@ class Night:
         configuration = request.configuration
         self._store = Store.open(request.home.store_url)
         self._store.start_batch(self.batch, _iso(now))
+        configuration, self._disabled = registry.in_force(configuration, request.home, self._store)
+        self._request = replace(request, configuration=configuration)
         privacy.settle(request.home, self._store)
         rules = rules_of(c.card for c in configuration.cards)
         self._archive = Archive(request.input, Pseudonyms.load(request.home.key), rules, memory=request.home.index)
@@ -197,7 +199,7 @@ class Night:
         self._account.refuse((f for f in files if f.patient in erased), str(Reason.ERASED))
         files = [f for f in files if f.patient not in erased]
         studies = self._arrived(group(files))
-        self.planned = pipeline.plan(studies, self._request.configuration, self._store.salt)
+        self.planned = pipeline.plan(studies, self._request.configuration, self._store.salt, self._disabled)
         self._load_models()
 
     def _pull(self) -> None:

@@ -11,9 +11,22 @@ from typing import Annotated, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from medrec.prediction import Count, Frozen, InputRule, Measured, Name, Network, Positive, Sha256, Share, Training
+from medrec.declared import EarlyStop, Gate, Robustness, Split
+from medrec.prediction import (
+    Count,
+    Frozen,
+    InputRule,
+    Measured,
+    Name,
+    Network,
+    Positive,
+    Sha256,
+    Share,
+    Training,
+    without_defaults,
+)
 
 
 class PicturePreprocessing(Frozen):
@@ -28,8 +41,13 @@ class PicturePreprocessing(Frozen):
 
 
 class PictureDecision(Frozen):
-    """From probabilities to marks: the thresholds that change results."""
+    """From probabilities to marks: the thresholds that change results.
 
+    `temperature` divides the classifier's logit: fitted on patients who watched the training, so that the probability
+    means what it says.
+    """
+
+    temperature: Positive = 1.0
     pixel_threshold: Share = 0.5
     minimum_area_px: Count = 50
 
@@ -51,7 +69,7 @@ class PictureCard(Frozen):
     licence: str
     input: InputRule
     preprocessing: PicturePreprocessing
-    segmentation: Network
+    segmentation: Network | None = None
     classification: Network | None = None
     positive: Name | None = None
     class_column: Name | None = None
@@ -59,18 +77,42 @@ class PictureCard(Frozen):
     training: Training
     measured: tuple[Measured, ...]
     trained_on: tuple[Sha256, ...]
+    split: Split = Split()
+    early_stop: EarlyStop = EarlyStop()
+    gate: Gate | None = None
+    robustness: Robustness | None = None
+
+    @model_validator(mode="after")
+    def _does_something(self) -> "PictureCard":
+        if self.segmentation is None and self.classification is None:
+            raise ValueError("segmentation, classification: the card names no network")
+        if self.classification is not None and (self.positive is None or self.class_column is None):
+            raise ValueError("classification: the card must name its positive class and its class_column")
+        return self
 
     @property
     def networks(self) -> dict[str, Network]:
         """Every network by its place in the card."""
-        parts = {"segmentation": self.segmentation}
-        return parts if self.classification is None else parts | {"classification": self.classification}
+        parts = {"segmentation": self.segmentation, "classification": self.classification}
+        return {place: network for place, network in parts.items() if network is not None}
 
     @property
     def digest(self) -> str:
         """sha256 of all that the card says; comments and layout of the YAML do not count."""
-        content = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(content.encode()).hexdigest()
+        return hashlib.sha256(self.content).hexdigest()
+
+    @property
+    def content(self) -> bytes:
+        """The card as the bytes that `digest` is of."""
+        fields = self.model_dump(mode="json")
+        for name in without_defaults(self, "split", "early_stop", "gate", "robustness"):
+            del fields[name]
+        return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
+
+    @property
+    def weights_digest(self) -> str:
+        """sha256 that stands for the weights of all networks of the card."""
+        return hashlib.sha256(" ".join(n.sha256 for n in self.networks.values()).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -86,11 +87,15 @@ class Setting:
 
 
 def plan(
-    studies: Iterable[Study], configuration: Configuration, salt_of: Callable[[str], str] = lambda patient: ""
+    studies: Iterable[Study],
+    configuration: Configuration,
+    salt_of: Callable[[str], str] = lambda patient: "",
+    disabled: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Planned, ...]:
     """What is to be done, in the order of the studies' pseudonyms: a case for each study and each model that fits.
 
-    Keys of cases are made with the patient's salt: when it is gone, a file no longer tells which case was its.
+    `disabled` says why a model must not be used, by the digest of its card: its studies are refused by name. Keys of
+    cases are made with the patient's salt: when it is gone, a file no longer tells which case was its.
     """
     every_card = _digest([c.card.digest for c in configuration.cards])
     planned: list[Planned] = []
@@ -101,7 +106,7 @@ def plan(
             found.append((None, Skipped(study.study, Reason.MIXED_PATIENTS, detail, study.files)))
         else:
             routes = [(model, select(study, model.card)) for model in configuration.cards]
-            found += [(model, route) for model, route in routes if route is not None]
+            found += [(model, _usable(model, route, disabled)) for model, route in routes if route is not None]
         if not found:
             detail = "no series of the study fits a required input of any card"
             found.append((None, Skipped(study.study, Reason.NO_ROUTE, detail, study.files)))
@@ -112,6 +117,15 @@ def plan(
             key = salted(salt_of(study.patients[0]), _digest([inputs, card, weights]))
             planned.append(Planned(key[:KEY_DIGITS], study, model, route))
     return tuple(planned)
+
+
+def _usable(model: CardFiles, route: Routed | Skipped, disabled: Mapping[str, str]) -> Routed | Skipped:
+    """The route, unless somebody took the model out of use: the kill switch."""
+    why = disabled.get(model.card.digest)
+    if why is None or isinstance(route, Skipped):
+        return route
+    detail = f"{model.card.name} {model.card.version}: {why}"
+    return Skipped(route.inputs[model.card.grid].first.study, Reason.DISABLED, detail, route.files)
 
 
 def already_done(planned: Planned, store: Store, reanalyse: bool) -> CaseRow | None:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
+from medrec.declared import EarlyStop, Gate, Robustness, Split
 from medrec.fields import Count as Count
 from medrec.fields import Frozen as Frozen
 from medrec.fields import Name as Name
@@ -74,11 +75,19 @@ class Envelope(Frozen):
 class Preprocessing(Frozen):
     """The square around the head is resampled to `size_px`; `neighbours` slices on each side are inputs as well.
 
-    `neighbours` applies to the grid's own input only (2.5D).
+    `neighbours` applies to the grid's own input only (2.5D). With `depth` networks see the whole volume (3D), resampled
+    to so many slices.
     """
 
     size_px: Annotated[int, Field(ge=32, le=1024, multiple_of=16)]
     neighbours: Annotated[int, Field(ge=0, le=3)] = 0
+    depth: Annotated[int, Field(ge=8, le=512, multiple_of=8)] | None = None
+
+    @model_validator(mode="after")
+    def _neighbours_or_volume(self) -> "Preprocessing":
+        if self.depth is not None and self.neighbours:
+            raise ValueError("neighbours: a network that sees the whole volume (depth) has none")
+        return self
 
 
 class Recipe(Frozen):
@@ -198,6 +207,16 @@ class ModelCard(Frozen):
     measured: tuple[Measured, ...]
     trained_on: tuple[Sha256, ...]
     returned: Returned = Returned()
+    split: Split = Split()
+    early_stop: EarlyStop = EarlyStop()
+    gate: Gate | None = None
+    robustness: Robustness | None = None
+
+    @model_validator(mode="after")
+    def _whole_volumes_are_outlined_only(self) -> "ModelCard":
+        if self.preprocessing.depth is not None and self.classification is not None:
+            raise ValueError("classification: it works slice by slice, and a card with preprocessing.depth has none")
+        return self
 
     @model_validator(mode="after")
     def _ranges_run_upwards(self) -> "ModelCard":
@@ -229,8 +248,10 @@ class ModelCard(Frozen):
         Keys are sorted but for those of `inputs`: their order is the order of the networks' channels.
         """
         fields = self.model_dump(mode="json")
-        if self.returned == Returned():  # cards from before this field keep the digest that reports name them by
-            del fields["returned"]
+        for name in without_defaults(self, "returned", "split", "early_stop", "gate", "robustness"):
+            del fields[name]
+        if self.preprocessing.depth is None:
+            del fields["preprocessing"]["depth"]
         fields["inputs"] = {name: _sorted(rule) for name, rule in fields["inputs"].items()}
         ordered = {k: fields[k] if k == "inputs" else _sorted(fields[k]) for k in sorted(fields)}
         return json.dumps(ordered, separators=(",", ":")).encode()
@@ -256,6 +277,11 @@ class ModelCard(Frozen):
     def minimum_volume_ml(self) -> float:
         """The smallest region that is reported, in ml."""
         return self.decision.minimum_volume_mm3 / 1000
+
+
+def without_defaults(card: Frozen, *names: str) -> tuple[str, ...]:
+    """Those of the fields that say nothing: cards from before them keep the digest that reports name them by."""
+    return tuple(n for n in names if getattr(card, n) == type(card).model_fields[n].default)
 
 
 def _sorted(value: Any) -> Any:

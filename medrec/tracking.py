@@ -23,6 +23,8 @@ from medrec.audit import Problem
 from medrec.config import CardFiles
 from medrec.errors import WorldError
 from medrec.home import Home
+from medrec.pictures import PictureCard
+from medrec.prediction import ModelCard
 from medrec.report import DISCLAIMER
 from medrec.store import CaseRow
 
@@ -220,9 +222,56 @@ class Tracker:
                     },
                     description=f"{card.title}, {card.version}. {card.intended_use} {DISCLAIMER}",
                 )
+            champion = self._champion(name)
+            if champion != str(version.version):
                 self._client.set_registered_model_alias(name, "champion", version.version)
             self._versions[card.digest] = str(version.version)
         return self._versions[card.digest]
+
+    def log_training(self, card: ModelCard | PictureCard, folder: Path, facts: Mapping[str, str]) -> str:
+        """A run for a trained version: curves, what was measured, its files; and a registered version of it.
+
+        `folder` holds card, weights, curves (*.curves.json) and evaluation.json; `facts` are those of its record.
+        """
+        with _MlflowAway():
+            named = f"tags.`medrec.card` = '{card.digest}'"
+            found = self._search(named)
+            tags = {"medrec.card": card.digest, "medrec.model": card.name, "medrec.status": facts["status"]}
+            name = f"training {card.name} {card.version}: {facts['status']}"
+            run = found[0] if found else self._client.create_run(self._experiment, None, tags, name)
+            run_id: str = run.info.run_id
+            params = {k: v for k, v in facts.items() if k != "status"} | {"seed": str(card.training.seed)}
+            self._client.log_batch(
+                run_id, _curves(folder), [Param(k, v[:500]) for k, v in params.items()],
+                [RunTag(k, v) for k, v in tags.items()],
+            )  # fmt: skip
+            for path in sorted(folder.iterdir()):
+                if path.suffix != ".safetensors":
+                    self._client.log_artifact(run_id, str(path))
+            self._client.set_terminated(run_id)
+            self._register_trained(card, folder, run_id)
+            return run_id
+
+    def _register_trained(self, card: ModelCard | PictureCard, folder: Path, run_id: str) -> None:
+        name = f"medrec-{card.name}"
+        if not self._client.search_registered_models(f"name = '{name}'"):
+            self._client.create_registered_model(name, {"medrec.card": card.name}, inert(card.title))
+        known = self._client.search_model_versions(f"name = '{name}'")
+        version = next((v for v in known if v.tags.get("medrec.card_sha256") == card.digest), None)
+        if version is None:
+            tags = {
+                "medrec.version": card.version,
+                "medrec.card_sha256": card.digest,
+                "medrec.weights_sha256": card.weights_digest,
+                "medrec.licence": card.licence,
+            }
+            text = f"{inert(card.title)}, {card.version}. {DISCLAIMER}"
+            version = self._client.create_model_version(name, str(folder), run_id, tags, description=text)
+        self._client.set_registered_model_alias(name, "challenger", version.version)
+
+    def _champion(self, name: str) -> str | None:
+        aliases: Mapping[str, Any] = self._client.get_registered_model(name).aliases
+        return str(aliases["champion"]) if "champion" in aliases else None
 
     def _store_model(self, model: CardFiles) -> Path:
         folder = self._home.mlflow_artifacts / "models" / model.card.name / model.card.digest
@@ -376,6 +425,20 @@ class Tracker:
             return 1
         self._local._hard_delete_run(run_id)  # what `mlflow gc` calls; there is no other way
         return 0
+
+
+def _curves(folder: Path) -> list[Metric]:
+    """Loss, learning rate and what the watching patients saw, by step, for each network."""
+    found = []
+    for path in sorted(folder.glob("*.curves.json")):
+        network = path.name.removesuffix(".safetensors.curves.json")
+        for name, points in json.loads(path.read_text()).items():
+            found += [Metric(f"{network}.{name}", float(value), 0, int(step)) for step, value in points]
+    evaluation = folder / "evaluation.json"
+    if evaluation.exists():
+        measured = json.loads(evaluation.read_text())["measured"]
+        found += [Metric(f"locked.{k}", float(i["value"]), 0, 0) for k, i in measured.items() if i["value"] is not None]
+    return found[:PAGE]  # one batch of MLflow's
 
 
 def _local_store(uri: str) -> Any:

@@ -850,6 +850,7 @@ def test_a_store_of_the_first_schema_is_brought_up_to_this_one_with_its_records(
         old = store.finish(a_case("key"), {}, AT)
         with store._writing() as connection:  # as 0001 left it
             for statement in (
+                *("DROP TABLE sides", "DROP TABLE labels", "DROP TABLE known"),
                 *("DROP TABLE deliveries", "DROP TABLE accepted", "DROP TABLE recalled"),
                 *("DROP TABLE ledger_subjects", "DROP TABLE salts", "DROP TABLE erased"),
                 *("ALTER TABLE outbox DROP COLUMN leased_by", "ALTER TABLE outbox DROP COLUMN leased_until"),

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from medrec.cli import archive, auditing, keeping, nights, people, replaying, reviewing, scans
+from medrec.cli import archive, auditing, keeping, nights, people, replaying, reviewing, scans, training
 from medrec.cli.common import complain
 
 app = typer.Typer(
@@ -41,6 +41,13 @@ for spoken in (archive.receive, archive.pull, archive.deliver, archive.recall, a
 for auditors in (auditing.verify, auditing.show, auditing.export, auditing.make_key, auditing.anchor):
     audit.command()(auditors)
 app.add_typer(audit, name="audit")
+app.command()(training.retrain)
+models = typer.Typer(no_args_is_help=True, help="Versions of models: which there are, which is in force, who decided.")
+models.command("list")(training.show_models)
+models.command("show")(training.show_model)
+for decided in (training.promote, training.rollback, training.disable):
+    models.command()(decided)
+app.add_typer(models, name="models")
 
 
 def main() -> None:

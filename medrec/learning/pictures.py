@@ -28,14 +28,15 @@ from torch.nn import functional as F
 
 from medrec.dicom import Pseudonyms, stills
 from medrec.errors import ConfigError, ScanError
-from medrec.learning import starts, training
-from medrec.models import inference, marks, networks, still, weights
+from medrec.learning import fitting, training
+from medrec.models import inference, marks, still
 from medrec.pictures import PictureCard
 from medrec.prediction import Measured, Network, Recipe
 from medrec.statistics import Interval, auc, dice, mean_of_images
 
 log = logging.getLogger("medrec.learning.pictures")
 
+AT_ONCE = 16
 CALIPERS = 2  # a distance has two ends: an image with fewer crosses counts as one without
 COLUMNS = ("image", "sop_instance_uid", "patient_id", "fold")
 SMOOTHED = 0.03  # of a class: pathology is certain, what one image shows of it is not
@@ -48,7 +49,10 @@ GAMMA, CONTRAST, BRIGHTNESS, NOISE = 0.5, (0.75, 1.3), 0.3, 0.1
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelledPicture:
-    """One image: pixels (rows, columns) float32 in 0..1, mask (rows, columns) bool, and whether it is positive."""
+    """One image: pixels (rows, columns) float32 in 0..1, mask (rows, columns) bool, and whether it is positive.
+
+    `outlined` and `classed` say which of these a label tells: where none does, the mask is empty, the class negative.
+    """
 
     image: str
     patient: str
@@ -57,6 +61,8 @@ class LabelledPicture:
     mask: npt.NDArray[np.bool_]
     positive: bool
     pixels_sha256: str
+    outlined: bool = True
+    classed: bool = True
 
 
 def load(card: PictureCard, dicom: Path, table: Path, masks: Path) -> Iterator[LabelledPicture]:
@@ -123,6 +129,10 @@ class Pictures:
             weight[side] /= weight[side].sum()
         return cls(torch.cat(images), positive[:, None], weight)
 
+    def looks(self) -> list[fitting.Batch]:
+        """All images as they are, in batches."""
+        return list(zip(self.images.float().split(AT_ONCE), self.targets.float().split(AT_ONCE), strict=True))
+
     def batches(self, recipe: Recipe, device: str) -> training.Batches:
         """Batches of varied images."""
 
@@ -132,6 +142,9 @@ class Pictures:
             return x.to(device), y.to(device)
 
         return batch
+
+
+Made = Callable[[Sequence[LabelledPicture], PictureCard], Pictures]
 
 
 def varied(x: torch.Tensor, y: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -165,28 +178,32 @@ def class_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return F.binary_cross_entropy_with_logits(logits, target * (1 - 2 * SMOOTHED) + SMOOTHED)
 
 
-def train(card: PictureCard, pictures: Sequence[LabelledPicture], out: Path, device: str) -> PictureCard:
+def train(
+    card: PictureCard,
+    pictures: Sequence[LabelledPicture],
+    out: Path,
+    device: str,
+    watching: Sequence[LabelledPicture] = (),
+    following: fitting.Following | None = None,
+) -> PictureCard:
     """Fit the networks of a card; returns the card with the digests of the weights written to `out`."""
 
-    def fit(part: Network, channels: int, made: Any, loss: training.Loss, steps: int) -> Network:
-        done = out / part.weights
-        if done.exists():  # trained before a kill, or to be measured again
-            return part.model_copy(update={"sha256": hashlib.sha256(done.read_bytes()).hexdigest()})
+    def fit(part: Network, channels: int, made: Made, loss: training.Loss, steps: int) -> Network:
         recipe = part.training or card.training
-        torch.manual_seed(recipe.seed)
-        network = networks.build(part.kind, part.settings, channels)
-        if part.start is not None:
-            starts.begin(network, part.start)
-        batches = made(pictures, card).batches(recipe, device)
         steps = steps if part.training is None else part.training.steps
-        checkpoint = out / f"{part.weights}.checkpoint"
-        fitted = training.fit(network, batches, loss, steps, recipe, checkpoint, device)
-        return part.model_copy(update={"sha256": weights.write(fitted.state_dict(), done)})
+        learn, watch = ([p for p in of if told(p, made)] for of in (pictures, watching))
+        batches = made(learn, card).batches(recipe, device)
+        looks = made(watch, card).looks() if watch else []
+        return fitting.fit(part, channels, recipe, steps, batches, loss, out, device, looks, following)
 
-    loss = training.outline_loss((card.segmentation.training or card.training).overlap)
-    steps = card.training
-    outlining = fit(card.segmentation, still.CHANNELS_TO_OUTLINE, Pictures.to_outline, loss, steps.segmentation_steps)
-    calling = card.classification
+    def told(picture: LabelledPicture, made: Made) -> bool:
+        return picture.outlined if made == Pictures.to_outline else picture.classed
+
+    steps, outlining, calling = card.training, card.segmentation, card.classification
+    if outlining is not None:
+        loss = training.outline_loss((outlining.training or steps).overlap)
+        channels = still.CHANNELS_TO_OUTLINE
+        outlining = fit(outlining, channels, Pictures.to_outline, loss, steps.segmentation_steps)
     if calling is not None:
         channels = still.CHANNELS_TO_CLASSIFY
         calling = fit(calling, channels, Pictures.to_classify, class_loss, steps.classification_steps)

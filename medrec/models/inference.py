@@ -32,7 +32,7 @@ class TorchPredictor:
         """Probabilities and mask on the grid of the card's grid input. Raises ScanError on an empty image."""
         stack, frame = preprocessing.images(inputs, self.card)
         stack = preprocessing.with_neighbours(stack, self.card.preprocessing.neighbours)
-        maps = [torch.cat(list(self._mirrored(network, stack)))[:, 0] for network in self._segmentation]
+        maps = [self._outlined(network, stack)[:, 0] for network in self._segmentation]
         probability = frame.back(torch.stack(maps).mean(0))
         slices = None
         if self._classification is not None:
@@ -41,13 +41,21 @@ class TorchPredictor:
             slices = (scores.flip(0) if _reversed(frame) else scores).numpy()
         return Prediction(probability, probability > self.card.decision.voxel_threshold, slices)
 
+    def _outlined(self, network: nn.Module, stack: torch.Tensor) -> torch.Tensor:
+        """(k, channels, y, x) to probabilities (k, 1, y, x), slice by slice or all together as the card says."""
+        depth = self.card.preprocessing.depth
+        if depth is None:
+            return torch.cat(list(self._mirrored(network, stack)))
+        (maps,) = self._mirrored(network, preprocessing.whole(stack, depth))
+        return preprocessing.slices(maps, len(stack))
+
     @torch.inference_mode()
     def _mirrored(self, network: nn.Module, stack: torch.Tensor) -> Iterator[torch.Tensor]:
         """Probabilities of a few slices at a time, averaged over the slice and its mirror image."""
         for part in stack.split(SLICES_AT_ONCE):
             x = part.to(self.device)
-            plain, mirrored = network(x).sigmoid(), network(x.flip(3)).sigmoid()
-            yield ((plain + (mirrored.flip(3) if mirrored.ndim == 4 else mirrored)) / 2).cpu()
+            plain, mirrored = network(x).sigmoid(), network(x.flip(-1)).sigmoid()
+            yield ((plain + (mirrored.flip(-1) if mirrored.ndim > 2 else mirrored)) / 2).cpu()
 
 
 def _reversed(frame: preprocessing.Frame) -> bool:

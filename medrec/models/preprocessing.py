@@ -112,3 +112,13 @@ def with_neighbours(stack: torch.Tensor, neighbours: int) -> torch.Tensor:
         stack[torch.arange(len(stack)).add(offset).clamp(0, last), :1] for offset in range(-neighbours, neighbours + 1)
     ]
     return torch.cat([*around, stack[:, 1:]], 1)
+
+
+def whole(stack: torch.Tensor, depth: int) -> torch.Tensor:
+    """(k, inputs, y, x) to (1, inputs, depth, y, x): what a network sees that sees the whole volume."""
+    return F.interpolate(stack.transpose(0, 1)[None], (depth, *stack.shape[2:]), mode="trilinear", align_corners=False)
+
+
+def slices(maps: torch.Tensor, count: int) -> torch.Tensor:
+    """(1, 1, depth, y, x) to (count, 1, y, x): back to the slices of the volume."""
+    return F.interpolate(maps, (count, *maps.shape[3:]), mode="trilinear", align_corners=False)[0].transpose(0, 1)

@@ -97,15 +97,23 @@ def to_classify(image: torch.Tensor, mask: npt.NDArray[np.bool_], scale: float, 
     return torch.cat([both[:, :1], both[:, 1:] * 2 - 1], 1)
 
 
+def tempered(probability: float, temperature: float) -> float:
+    """A probability whose logit is divided by `temperature`."""
+    if temperature == 1 or not 0 < probability < 1:
+        return probability
+    odds: float = (probability / (1 - probability)) ** (1 / temperature)
+    return odds / (1 + odds)
+
+
 class StillPredictor:
     """Implements `medrec.pictures.PicturePredictor`."""
 
     def __init__(
-        self, card: PictureCard, segmentation: nn.Module, classification: nn.Module | None, device: str
+        self, card: PictureCard, segmentation: nn.Module | None, classification: nn.Module | None, device: str
     ) -> None:
         self.card = card
         self.device = device
-        self._segmentation = segmentation.to(device).eval()
+        self._segmentation = None if segmentation is None else segmentation.to(device).eval()
         self._classification = None if classification is None else classification.to(device).eval()
 
     def predict(self, pixels: npt.NDArray[np.float32]) -> PicturePrediction:
@@ -114,13 +122,15 @@ class StillPredictor:
         found = marks.find(pixels)
         image = seen(marks.painted_out(pixels, found) if rules.paint_out_marks else pixels)
         shape = (pixels.shape[0], pixels.shape[1])
-        probability = back(self._mirrored(self._segmentation, whole(image, rules.size_px)), shape)
+        probability = np.zeros(shape, np.float32)
+        if self._segmentation is not None:
+            probability = back(self._mirrored(self._segmentation, whole(image, rules.size_px)), shape)
         decision = self.card.decision
         mask = largest(probability > decision.pixel_threshold, decision.minimum_area_px)
         positive = None
         if self._classification is not None:
             close = to_classify(image, mask, rules.crop, rules.size_px)
-            positive = float(self._mirrored(self._classification, close))
+            positive = tempered(float(self._mirrored(self._classification, close)), decision.temperature)
         return PicturePrediction(probability, mask, positive, sum(not m.text for m in found))
 
     @torch.inference_mode()
@@ -143,4 +153,5 @@ def load(card: PictureCard, files: Mapping[str, Path], device: str) -> StillPred
         return built
 
     classification = None if card.classification is None else network(card.classification, CHANNELS_TO_CLASSIFY)
-    return StillPredictor(card, network(card.segmentation, CHANNELS_TO_OUTLINE), classification, device)
+    segmentation = None if card.segmentation is None else network(card.segmentation, CHANNELS_TO_OUTLINE)
+    return StillPredictor(card, segmentation, classification, device)

@@ -1,0 +1,316 @@
+"""Retraining cannot fool itself: nobody is on both sides, a kill costs nothing, a worse model is not promoted."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from teaching import Shot, shot, shots, teach
+from test_pictures import card as picture_card
+from typer.testing import CliRunner
+
+from medrec import config
+from medrec.cli import app
+from medrec.errors import ConfigError, DataError
+from medrec.home import Home
+from medrec.labels import Origin
+from medrec.registry import Registry
+from medrec.retraining import Outcome, Request, Retraining
+from medrec.splits import Side
+from medrec.store import Store
+
+AT = "2026-01-02T00:00:00Z"
+COUNT = 24
+GATE = {
+    "primary": "dice", "alpha": 0.4, "uses": 3, "minimum_patients": 6, "acceptance": {"dice": 0.2},
+    "safety": {"false_positives": 5.0},
+}  # fmt: skip
+
+
+def draft(**changed: object) -> dict[str, object]:
+    """A card as a person writes it: no weights, no digests."""
+    content = picture_card().model_dump(mode="json", exclude_defaults=True)
+    for name in ("sha256", "weights"):
+        del content["segmentation"][name]
+    content |= {
+        "gate": GATE, "split": {"test": 0.4, "validation": 0.2}, "early_stop": {"every": 10, "patience": 3},
+        "training": {"segmentation_steps": 60, "classification_steps": 10, "batch": 8, "learning_rate": 0.02},
+    }  # fmt: skip
+    del content["measured"], content["trained_on"]
+    return content | changed
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Path, list[Shot]]:
+    """A home with labelled stills of 24 patients, never changed."""
+    root = tmp_path_factory.mktemp("taught")
+    home, made = Home(root / "home"), shots(root / "dicom", COUNT)
+    teach(home, "toy", made)
+    return home, root / "dicom", made
+
+
+@pytest.fixture
+def home(taught: tuple[Home, Path, list[Shot]], tmp_path: Path) -> Home:
+    shutil.copytree(taught[0].root, tmp_path / "home")
+    return Home(tmp_path / "home")
+
+
+def write(folder: Path, **changed: object) -> Path:
+    path = folder / "toy.yaml"
+    path.write_text(yaml.safe_dump(draft(**changed)))
+    return path
+
+
+def retrain(home: Home, card: Path, *folders: Path, **changed: object) -> Outcome:
+    request = Request(str(card), home, config.load(), "dr. a", folders, **changed)  # type: ignore[arg-type]
+    with Retraining(request) as retraining:
+        if not retraining.is_due():
+            return retraining.outcome
+        retraining.gather()
+        retraining.divide()
+        retraining.train()
+        retraining.evaluate()
+        return retraining.close()
+
+
+def records(home: Home, *kinds: str) -> list[dict[str, object]]:
+    with Store.open(home.store_url) as store:
+        return [dict(r.facts) for _, r in store.of_kinds(*kinds)]
+
+
+@pytest.fixture(scope="module")
+def first(
+    taught: tuple[Home, Path, list[Shot]], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Home, Path, Outcome]:
+    """A home after its first training, never changed."""
+    root = tmp_path_factory.mktemp("first")
+    shutil.copytree(taught[0].root, root / "home")
+    card = write(root)
+    return Home(root / "home"), card, retrain(Home(root / "home"), card, taught[1])
+
+
+def test_a_first_model_is_trained_measured_on_locked_patients_and_eligible(
+    first: tuple[Home, Path, Outcome], taught: tuple[Home, Path, list[Shot]]
+) -> None:
+    home, _, outcome = first
+    assert outcome.eligible, outcome.lines
+    with Store.open(home.store_url) as store:
+        sides = store.sides()
+        kept = Registry(home, store).load("toy", outcome.card)
+        known = {k.patient: k.pixels_sha256 for k in store.known("toy")}
+    locked = {p for p, s in sides.items() if s is Side.TEST}
+    assert len(sides) == COUNT
+    assert 9 <= len(locked) <= 11
+    assert set(kept.card.trained_on) == {known[p] for p in sides if p not in locked}
+    measured = json.loads((kept.folder / "evaluation.json").read_text())["measured"]  # type: ignore[operator]
+    assert {"dice", "surface_distance", "lesion_sensitivity", "false_positives"} <= set(measured)
+    assert outcome.mlflow_run_id
+    from medrec.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{home.mlflow_database}")
+    assert client.get_metric_history(outcome.mlflow_run_id, "toy_segmentation.loss")
+    params = client.get_run(outcome.mlflow_run_id).data.params
+    assert {"data", "environment", "seed"} <= set(params)
+    assert not any(s.path.name in line for s in taught[2] for line in outcome.lines)  # no patient's name
+
+
+def test_the_same_card_on_the_same_labels_is_neither_trained_nor_asked_again(
+    first: tuple[Home, Path, Outcome], taught: tuple[Home, Path, list[Shot]], tmp_path: Path
+) -> None:
+    shutil.copytree(first[0].root, tmp_path / "home")
+    home = Home(tmp_path / "home")
+    again = retrain(home, first[1], taught[1])
+    assert (again.card, again.status) == (first[2].card, "already done")
+    assert len(records(home, "test set used")) == 1
+
+
+def test_a_worse_challenger_is_not_eligible_cannot_be_promoted_and_uses_are_counted(
+    first: tuple[Home, Path, Outcome], taught: tuple[Home, Path, list[Shot]], tmp_path: Path
+) -> None:
+    shutil.copytree(first[0].root, tmp_path / "home")
+    home = Home(tmp_path / "home")
+    cli = CliRunner()
+    at_home = ["--home", str(home.root)]
+    words = ["--by", "dr. b", "--reason", "passed its gate", *at_home]
+    assert cli.invoke(app, ["models", "promote", first[2].card[:12], *words]).exit_code == 0
+    bad = {"training": {"segmentation_steps": 1, "classification_steps": 1, "batch": 4, "learning_rate": 1e-6}}
+    worse = retrain(home, write(tmp_path, **bad), taught[1])
+    assert not worse.eligible
+    assert worse.version == "0.0.2"
+    assert any("use 2" in line for line in worse.lines)
+    before = next(n for n, line in enumerate(worse.lines) if "4 of 5 trials" in line)
+    assert before < next(n for n, line in enumerate(worse.lines) if "p = " in line)
+    refused = cli.invoke(app, ["models", "promote", worse.card[:12], *words])
+    assert isinstance(refused.exception, DataError)
+    assert "without 'model eligible'" in str(refused.exception)
+    third = {"training": bad["training"] | {"segmentation_steps": 2}}
+    assert retrain(home, write(tmp_path, **third), taught[1]).status == "not eligible"
+    fourth = {"training": bad["training"] | {"segmentation_steps": 3}}
+    spent = retrain(home, write(tmp_path, **fourth), taught[1])
+    assert any("used up: 3 of 3" in line for line in spent.lines)
+    assert len(records(home, "test set used")) == 3
+    assert cli.invoke(app, ["models", "list", *at_home]).exit_code == 0
+    with Store.open(home.store_url) as store:
+        states = {v.version: v.words for v in Registry(home, store).versions()}
+    assert states == {"0.0.1": "promoted, champion", "0.0.2": "evaluated", "0.0.3": "evaluated", "0.0.4": "trained"}
+
+
+def test_a_killed_training_ends_with_the_weights_of_one_that_was_not(
+    first: tuple[Home, Path, Outcome], home: Home, taught: tuple[Home, Path, list[Shot]], tmp_path: Path
+) -> None:
+    shutil.rmtree(home.root)
+    shutil.copytree(taught[0].root, home.root)
+    program = f"""
+import os, signal
+from pathlib import Path
+from medrec import config
+from medrec.home import Home
+from medrec.learning import training
+from medrec.retraining import Request, Retraining
+training.CHECKPOINT_SECONDS = -1.0
+def killed(what, done, total):
+    if done == 30:
+        os.kill(os.getpid(), signal.SIGKILL)
+home, images = Home(Path({str(home.root)!r})), Path({str(taught[1])!r})
+request = Request({str(first[1])!r}, home, config.load(), "dr. a", (images,))
+with Retraining(request) as r:
+    r.gather(); r.divide(); r.train(killed)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True)
+    assert done.returncode == -9, done.stderr
+    left = list(home.training.rglob("*.checkpoint"))
+    assert len(left) == 1
+    resumed = retrain(home, first[1], taught[1])
+    assert resumed.card == first[2].card  # its digest covers the weights'
+    assert list(home.training.iterdir()) == []
+
+
+def test_the_same_pixels_under_another_patient_stand_on_one_side_and_are_reported(
+    home: Home, taught: tuple[Home, Path, list[Shot]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "again"
+    copies = shots(folder, 10, prefix="OTHER")  # the same pixels as of P0 to P9
+    touched = []
+    for one in copies[:5]:  # and some of them recompressed, as it were
+        from medrec.dicom import Pseudonyms, stills
+
+        pixels = stills.read(one.path.read_bytes(), Pseudonyms.load(home.key)).pixels * 255
+        noisy = np.clip(pixels * 1.02 + np.random.default_rng(3).integers(-1, 2, pixels.shape), 0, 255).round()
+        touched.append(shot(one.path, noisy, one.path.name, one.mask, one.malignant))
+    teach(home, "toy", [*touched, *copies[5:]])
+    request = Request(str(write(tmp_path)), home, config.load(), "dr. a", (taught[1], folder))
+    with Retraining(request) as retraining:
+        retraining.gather()
+        retraining.divide()
+        told = [line for line in retraining.outcome.lines if "hold the same pixels" in line]
+        assert len(told) == 10
+        sides = dict(retraining._sides)
+        images = {i.image: i.patient for i in retraining._items}
+    from medrec.dicom import Pseudonyms, stills
+
+    names = Pseudonyms.load(home.key)
+    for n in range(10):
+        pair = [stills.read((f / name).read_bytes(), names).patient
+                for f, name in ((taught[1], f"P{n}"), (folder, f"OTHER{n}"))]  # fmt: skip
+        assert sides[pair[0]] is sides[pair[1]]
+    assert len(images) == COUNT + 10
+
+
+def test_accepted_answers_never_teach_and_edited_ones_never_test(
+    taught: tuple[Home, Path, list[Shot]], tmp_path: Path
+) -> None:
+    home, made = Home(tmp_path / "home"), taught[2]
+    teach(home, "toy", made[:8], Origin.ACCEPTED_AI)
+    teach(home, "toy", made[8:16], Origin.EDITED_AI)
+    teach(home, "toy", made[16:])
+    with Retraining(Request(str(write(tmp_path)), home, config.load(), "dr. a", (taught[1],))) as retraining:
+        retraining.gather()
+        assert len(retraining._items) == 16
+        retraining.divide()
+        blind = {i.patient for i in retraining._items if i.blind}
+        locked = {p for p, s in retraining._sides.items() if s is Side.TEST}
+        assert len(blind) == 8
+        assert locked
+        assert locked <= blind
+        assert any("16 labels are a model's answers" in line for line in retraining.outcome.lines)
+
+
+def test_a_gate_may_be_tightened_and_not_loosened_once_it_is_declared(
+    first: tuple[Home, Path, Outcome], taught: tuple[Home, Path, list[Shot]], tmp_path: Path
+) -> None:
+    shutil.copytree(first[0].root, tmp_path / "home")
+    looser = write(tmp_path, gate=GATE | {"acceptance": {"dice": 0.01}})
+    with pytest.raises(ConfigError, match="may be tightened only"):
+        retrain(Home(tmp_path / "home"), looser, taught[1])
+    assert len(records(Home(tmp_path / "home"), "model trained")) == 1
+
+
+def test_a_schedule_waits_for_new_labels(
+    first: tuple[Home, Path, Outcome], taught: tuple[Home, Path, list[Shot]], tmp_path: Path
+) -> None:
+    shutil.copytree(first[0].root, tmp_path / "home")
+    home = Home(tmp_path / "home")
+    assert retrain(home, first[1], taught[1], if_new_labels=2).status == "waiting"
+    teach(home, "toy", shots(tmp_path / "more", 1, 100))
+    with Retraining(Request(str(first[1]), home, config.load(), "dr. a", (taught[1],), 2)) as retraining:
+        assert retraining.is_due()  # a mask and a class
+
+
+def test_rollback_and_the_kill_switch_are_on_record_and_disabling_is_for_good(
+    first: tuple[Home, Path, Outcome], tmp_path: Path
+) -> None:
+    shutil.copytree(first[0].root, tmp_path / "home")
+    home = Home(tmp_path / "home")
+    with Store.open(home.store_url) as store:
+        registry = Registry(home, store)
+        registry.promote(first[2].card, "dr. a", "first", AT)
+        with pytest.raises(DataError, match="no earlier version"):
+            registry.rollback("toy", "dr. a", "try", AT)
+        for problem in (("", "why"), ("who", " ")):
+            with pytest.raises(ConfigError):
+                registry.disable("toy", *problem, AT)
+        assert registry.disable("toy", "dr. b", "misses small ones", AT).why_disabled is not None
+        with pytest.raises(DataError, match="disabled already"):
+            registry.disable("toy", "dr. b", "again", AT)
+        with pytest.raises(DataError):
+            registry.promote(first[2].card, "dr. a", "again", AT)
+    kinds = [r["by"] for r in records(home, "model promoted", "model disabled")]
+    assert kinds == ["dr. a", "dr. b"]
+
+
+def test_weights_that_were_changed_in_the_home_are_not_used(first: tuple[Home, Path, Outcome], tmp_path: Path) -> None:
+    shutil.copytree(first[0].root, tmp_path / "home")
+    home = Home(tmp_path / "home")
+    (card,) = home.models.rglob("card.yaml")
+    card.write_text(card.read_text().replace("minimum_area_px: 5", "minimum_area_px: 6"))
+    from medrec.errors import WeightsError
+
+    with Store.open(home.store_url) as store, pytest.raises(WeightsError, match="was changed"):
+        Registry(home, store).promote(first[2].card, "dr. a", "why", AT)
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"gate": GATE | {"primary": "beauty"}}, "gate.primary"),
+        ({"segmentation": {"kind": "unet", "weights": "../x.safetensors"}}, "segmentation.weights"),
+        ({"surprise": 1}, "surprise"),
+    ],
+)
+def test_mistakes_of_a_card_are_named_before_anything_is_read(
+    home: Home, tmp_path: Path, changed: dict[str, object], why: str
+) -> None:
+    with pytest.raises(ConfigError, match=why):
+        retrain(home, write(tmp_path, **changed), tmp_path)
+
+
+def test_without_images_or_labels_nothing_starts(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="nothing to learn toy from"):
+        retrain(home, write(tmp_path), tmp_path / "empty")
+    with pytest.raises(ConfigError, match="--input"):
+        retrain(home, write(tmp_path))
