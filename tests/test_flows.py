@@ -8,10 +8,9 @@ from prefect.states import Failed
 
 import flows
 import flows.nightly
-from medrec.config import Configuration
+import flows.retrain
 from medrec.errors import ScanError, WorldError
 from medrec.home import Home
-from medrec.night import Request
 
 
 @pytest.mark.parametrize(
@@ -23,8 +22,8 @@ def test_only_a_world_that_is_down_is_tried_again(error: Exception, again: bool)
     assert flows.nightly._world_is_down(flows.nightly.study, run, state) is again
 
 
-def test_prefect_gets_a_home_and_is_told_to_call_nobody(tmp_path: Path, configuration: Configuration) -> None:
-    environment = flows._environment(Request(tmp_path, Home(tmp_path / "home"), configuration))
+def test_prefect_gets_a_home_and_is_told_to_call_nobody(tmp_path: Path) -> None:
+    environment = flows._environment(Home(tmp_path / "home"))
     assert environment["PREFECT_HOME"] == str(tmp_path / "home" / "prefect")
     assert environment["DO_NOT_TRACK"] == "true"
     assert environment["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
@@ -33,3 +32,8 @@ def test_prefect_gets_a_home_and_is_told_to_call_nobody(tmp_path: Path, configur
 def test_what_prefect_stores_of_a_night_is_a_batch_and_case_keys() -> None:
     assert list(flows.nightly.nightly.parameters.properties) == ["batch"]
     assert list(flows.nightly.study.fn.__annotations__) == ["batch", "case", "return"]
+
+
+def test_what_prefect_stores_of_a_retraining_is_a_name_and_steps() -> None:
+    assert list(flows.retrain.retrain.parameters.properties) == ["run_name"]
+    assert list(flows.retrain.step.fn.__annotations__) == ["run_name", "name", "return"]

@@ -37,7 +37,8 @@ def draft(**changed: object) -> dict[str, object]:
     for name in ("sha256", "weights"):
         del content["segmentation"][name]
     content |= {
-        "gate": GATE, "split": {"test": 0.4, "validation": 0.2}, "early_stop": {"every": 10, "patience": 3},
+        "gate": GATE, "robustness": {"floor": 0.05}, "split": {"test": 0.4, "validation": 0.2},
+        "early_stop": {"every": 10, "patience": 3},
         "training": {"segmentation_steps": 60, "classification_steps": 10, "batch": 8, "learning_rate": 0.02},
     }  # fmt: skip
     del content["measured"], content["trained_on"]
@@ -108,6 +109,10 @@ def test_a_first_model_is_trained_measured_on_locked_patients_and_eligible(
     assert set(kept.card.trained_on) == {known[p] for p in sides if p not in locked}
     measured = json.loads((kept.folder / "evaluation.json").read_text())["measured"]  # type: ignore[operator]
     assert {"dice", "surface_distance", "lesion_sensitivity", "false_positives"} <= set(measured)
+    table = [line for line in outcome.lines if line.startswith("robustness, dice ")]
+    assert [line.split()[2].rstrip(":") for line in table] == [
+        "as", "intensity", "contrast", "noise", "blur", "rotation", "scale",
+    ]  # fmt: skip
     assert outcome.mlflow_run_id
     from medrec.tracking import MlflowClient
 
@@ -247,6 +252,30 @@ def test_a_gate_may_be_tightened_and_not_loosened_once_it_is_declared(
     with pytest.raises(ConfigError, match="may be tightened only"):
         retrain(Home(tmp_path / "home"), looser, taught[1])
     assert len(records(Home(tmp_path / "home"), "model trained")) == 1
+
+
+def test_a_model_that_breaks_under_another_scanner_s_noise_is_not_eligible(
+    taught: tuple[Home, Path, list[Shot]], home: Home, tmp_path: Path
+) -> None:
+    outcome = retrain(home, write(tmp_path, robustness={"floor": 0.999}), taught[1])
+    assert not outcome.eligible
+    assert any(line.startswith("not robust: dice under noise") for line in outcome.lines)
+
+
+def test_classes_alone_are_learnt_measured_and_calibrated(home: Home, tmp_path: Path) -> None:
+    made = shots(tmp_path / "dicom", 40, 200, "C")
+    teach(home, "classes", made, what=("class",))
+    network = {"kind": "densenet", "settings": {"blocks": [1, 1], "growth": 4, "first": 8}}
+    gate = GATE | {"primary": "auc", "acceptance": {"auc": 0.1, "brier": 1.0}, "safety": {}}
+    recipe = {"segmentation_steps": 1, "classification_steps": 60, "batch": 8, "learning_rate": 0.01}
+    changed = {"name": "classes", "segmentation": None, "classification": network, "robustness": None}
+    card = write(tmp_path, **changed, gate=gate, training=recipe)
+    outcome = retrain(home, card, tmp_path / "dicom")
+    assert outcome.status in ("eligible", "not eligible")
+    told = "\n".join(outcome.lines)
+    for measure in ("auc: ", "sensitivity: ", "Brier score: ", "calibration slope: ", "calibration intercept: "):
+        assert measure in told
+    assert "dice" not in told
 
 
 def test_a_schedule_waits_for_new_labels(

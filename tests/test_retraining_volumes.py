@@ -53,8 +53,8 @@ def teach(home: Home, card: ModelCard, folder: Path) -> None:
 
 @pytest.mark.slow
 def test_a_promoted_model_of_volumes_is_used_by_the_night_and_a_disabled_one_refused_by_name(tmp_path: Path) -> None:
-    phantoms.write(tmp_path, 10, seed=4)
-    content = draft() | {"gate": GATE, "split": {"test": 0.5, "validation": 0.2}, "robustness": {"floor": 0.0}}
+    phantoms.write(tmp_path, 7, seed=4)
+    content = draft() | {"gate": GATE, "split": {"test": 0.72, "validation": 0.2}}
     content["version"] = "1.0.0"
     content["training"] |= {"segmentation_steps": 12, "classification_steps": 4}  # type: ignore[operator]
     card = ModelCard.model_validate(content)
@@ -66,7 +66,6 @@ def test_a_promoted_model_of_volumes_is_used_by_the_night_and_a_disabled_one_ref
     # The packaged phantom model is the champion, and saw none of these heads: the challenger cannot be better.
     outcome = retrain(home, tmp_path / "phantom.yaml")
     assert (outcome.status, outcome.version) == ("not eligible", "1.0.1"), outcome.lines
-    assert any(line.startswith("robustness, dice slice thickness") for line in outcome.lines)
     with Store.open(
         home.store_url
     ) as store:  # a person of the laboratory forges nothing: here the gate's word is given
@@ -74,7 +73,7 @@ def test_a_promoted_model_of_volumes_is_used_by_the_night_and_a_disabled_one_ref
     cli, at_home = CliRunner(), ["--home", str(home.root)]
     words = ["--by", "dr. b", "--reason", "test", *at_home]
     assert cli.invoke(app, ["models", "promote", outcome.card[:12], *words]).exit_code == 0
-    head = next((tmp_path / "dicom").iterdir())
+    head = min((tmp_path / "dicom").iterdir())
     night = a_night(head, home.root)
     report = json.loads((home.reports / night.cases[0].case / "report.json").read_text())
     assert (report["model_version"], report["card_sha256"]) == ("1.0.1", outcome.card)
@@ -82,7 +81,7 @@ def test_a_promoted_model_of_volumes_is_used_by_the_night_and_a_disabled_one_ref
     again = a_night(head, home.root)
     assert again.cases[0].status == "already done"  # a champion applies to studies without a finished case
     assert cli.invoke(app, ["models", "disable", packaged.digest[:12], *words]).exit_code == 0
-    other = sorted((tmp_path / "dicom").iterdir())[3]
+    other = sorted((tmp_path / "dicom").iterdir())[1]
     refused = a_night(other, home.root)
     assert refused.cases[0].status == "refused"
     assert refused.cases[0].reason.startswith("the model is disabled: phantom 1.0.0: disabled by dr. b")

@@ -65,12 +65,13 @@ def answer(predictor: Predictor | StillPredictor, payload: LabelledCase | Labell
     )  # fmt: skip
 
 
-def of_image(answer: Answer) -> dict[str, float]:
-    """The measures of one image by name; those that do not apply are absent."""
+def of_image(answer: Answer, distances: bool = True) -> dict[str, float]:
+    """The measures of one image by name; those that do not apply are absent, and distances when they are not wanted."""
     values: dict[str, float] = {}
     if answer.outlined:
         values["dice"] = dice(answer.mask, answer.truth)
-        values["surface_distance"] = surface_distance(answer.mask, answer.truth, answer.spacing)
+        if distances:  # they take longer than a network does
+            values["surface_distance"] = surface_distance(answer.mask, answer.truth, answer.spacing)
         hits, lesions, false = lesions_found(answer.mask, answer.truth)
         values["false_positives"] = float(false)
         if lesions:
@@ -81,12 +82,12 @@ def of_image(answer: Answer) -> dict[str, float]:
     return values
 
 
-def scores(model: str, answers: Iterable[Answer]) -> Scores:
+def scores(model: str, answers: Iterable[Answer], distances: bool = True) -> Scores:
     """The measures by patient, each the mean over the patient's images; positive is who has one positive image."""
     of: dict[str, dict[str, list[float]]] = {}
     truth: dict[str, bool] = {}
     for one in answers:
-        for name, value in of_image(one).items():
+        for name, value in of_image(one, distances).items():
             of.setdefault(name, {}).setdefault(one.patient, []).append(value)
         if one.chance is not None:
             truth[one.patient] = truth.get(one.patient, False) or one.positive

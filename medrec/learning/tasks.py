@@ -99,7 +99,7 @@ class Task:
             for change in robustness.changes(payload):
                 altered = robustness.changed(payload, change)
                 answers.setdefault(change, []).append(measures.answer(predictor, altered))
-        found = {change: measures.scores("", own) for change, own in answers.items()}
+        found = {c: measures.scores("", own, measure == "surface_distance") for c, own in answers.items()}
         return {c: gate.estimate(measure, s, specificity) for c, s in found.items() if measure in s.values}
 
     def _read(self, images: frozenset[str]) -> Iterator[Payload]:
