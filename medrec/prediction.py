@@ -7,7 +7,7 @@ Invariant: `ModelCard.digest` covers everything in a card, so that a case key th
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
 
@@ -266,12 +266,17 @@ class ModelCard(Frozen):
     @property
     def weights_digest(self) -> str:
         """sha256 that stands for the weights of all networks of the card."""
-        return hashlib.sha256(" ".join(n.sha256 for n in self.networks.values()).encode()).hexdigest()
+        return digest_of_weights(self.networks.values())
 
     @property
     def minimum_volume_ml(self) -> float:
         """The smallest region that is reported, in ml."""
         return self.decision.minimum_volume_mm3 / 1000
+
+
+def digest_of_weights(networks: Iterable[Network]) -> str:
+    """sha256 that stands for the weights of several networks."""
+    return hashlib.sha256(" ".join(n.sha256 for n in networks).encode()).hexdigest()
 
 
 def _sorted(value: Any) -> Any:

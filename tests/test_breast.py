@@ -14,7 +14,7 @@ from medrec.models import still
 from medrec.pictures import PictureCard
 from medrec.statistics import dice
 
-CARD = config.packaged_configs() / "pictures" / "breast_us.yaml"
+CARD = config.packaged_configs() / "models" / "breast_us.yaml"
 EVERY = 12  # of the held-back images: 30 of 365
 
 
