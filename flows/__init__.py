@@ -1,6 +1,6 @@
 """The only place that knows Prefect: thin flows over `medrec.night` and `medrec.retraining`.
 
-Importing this package does not import Prefect; `run_nightly` and `run_retrain` first tell it, through its environment, to
+Importing this package does not import Prefect; `run_nightly` and `run_retrain` first tell it, by its environment, to
 keep everything in the home, to call nobody and to keep quiet on the console.
 """
 

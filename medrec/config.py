@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 
 from medrec.errors import ConfigError
 from medrec.peers import Destination, Intake, Peer, unknown_peers
+from medrec.pictures import Card, PictureCard
 from medrec.prediction import Frozen, ModelCard, Name
 
 PACKAGE = Path(__file__).parent
@@ -61,7 +62,7 @@ class Settings(Frozen):
 class CardFiles:
     """A card and where the weights that it pins lie, by their file name."""
 
-    card: ModelCard
+    card: Card
     weights: Mapping[str, Path]
 
 
@@ -107,7 +108,7 @@ def load(own: Path | None = None) -> Configuration:
     cards: list[CardFiles] = []
     for relative, path in sorted(files.items()):
         if relative.parent == Path("models"):
-            card = _read(path, ModelCard, problems)
+            card = _read_card(path, problems)
             if card is not None:
                 cards.append(CardFiles(card, _weights(card, path, problems)))
     names = [c.card.name for c in cards]
@@ -121,6 +122,16 @@ def load(own: Path | None = None) -> Configuration:
         raise ConfigError(problems)
     wanted = set(settings.models or names)
     return Configuration(settings, tuple(c for c in cards if c.card.name in wanted))
+
+
+def _read_card(path: Path, problems: list[str]) -> Card | None:
+    """A card of either kind: one of pictures asks for an `input`, one of volumes for `inputs`."""
+    try:
+        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except Exception:  # said below
+        content = None
+    of_pictures = isinstance(content, dict) and "input" in content
+    return _read(path, PictureCard, problems) if of_pictures else _read(path, ModelCard, problems)
 
 
 def _read(path: Path, kind: type[Loaded], problems: list[str]) -> Loaded | None:
@@ -140,7 +151,7 @@ def _read(path: Path, kind: type[Loaded], problems: list[str]) -> Loaded | None:
     return None
 
 
-def _weights(card: ModelCard, source: Path, problems: list[str]) -> dict[str, Path]:
+def _weights(card: Card, source: Path, problems: list[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for field, part in card.networks.items():
         beside = source.parent / part.weights

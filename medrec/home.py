@@ -8,6 +8,7 @@ inputs (the folders that images came from), key (of the pseudonyms, 0600), renam
 worker (which home this is). All below 0700.
 """
 
+import hashlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -18,6 +19,18 @@ import platformdirs
 from filelock import FileLock, Timeout
 
 from medrec.errors import AlreadyRunningError, ConfigError, WorldError
+
+
+def sha256_of(path: Path) -> str:
+    """Digest of a file; of a folder one for the names and contents of all its files, whatever their order.
+
+    Raises OSError.
+    """
+    if not path.is_dir():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    lines = [f"{sha256_of(inside)} {inside.name}\n" for inside in sorted(path.iterdir())]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 class Home:

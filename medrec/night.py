@@ -14,14 +14,16 @@ from pathlib import Path
 from types import TracebackType
 
 from medrec import anchors, delivery, dispatch, pipeline, privacy, registry
+from medrec.ahead import Ahead
 from medrec.config import CardFiles, Configuration
 from medrec.dicom import Archive, Pseudonyms
 from medrec.errors import ConfigError, DataError, WeightsError, WorldError
 from medrec.home import Home
-from medrec.pipeline import Finished, Planned, Setting
+from medrec.pipeline import AnyPrepared, Finished, Planned, Setting
+from medrec.pictures import PictureCard, PicturePredictor
 from medrec.prediction import Predictor
 from medrec.report import Status
-from medrec.routing import Routed, rules_of
+from medrec.routing import Routed, RoutedPictures, rules_of
 from medrec.series import Reason, Refused, ScanFile, Skipped, Study, group
 from medrec.sources import intake
 from medrec.store import CaseRow, Store
@@ -120,7 +122,8 @@ class Night:
         self._lines: dict[str, CaseLine] = {}
         self._account = _Account()
         self._warnings: list[str] = []
-        self._predictors: dict[str, Predictor] = {}
+        self._predictors: dict[str, Predictor | PicturePredictor] = {}
+        self._ahead: Ahead | None = None
         self._seen = 0
         self._mlflow_failed = False
 
@@ -140,6 +143,8 @@ class Night:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._ahead is not None:
+            self._ahead.close()
         self._store.close()
         self._lock.__exit__(None, None, None)
 
@@ -238,7 +243,7 @@ class Night:
             p.model.card.name: p.model
             for p in self.planned
             if p.model is not None
-            and isinstance(p.routed, Routed)
+            and not isinstance(p.routed, Skipped)
             and pipeline.already_done(p, self._store, self._request.reanalyse) is None
         }
         problems = []
@@ -332,22 +337,41 @@ class Night:
         return Summary(self.batch, files, refusals, lines, tuple(self._warnings), self.deliveries)
 
     def _work(self, planned: Planned, started: datetime) -> Finished:
-        prepared = pipeline.prepare(planned, self._archive)
+        prepared = self._prepared(planned)
         prediction = None
         if not isinstance(prepared, Skipped):
             assert planned.model is not None
             prediction = pipeline.predict(prepared, self._predictor(planned.model))
         return pipeline.finish(planned, prepared, prediction, self._setting, started, archive=self._archive)
 
-    def _predictor(self, model: CardFiles) -> Predictor:
+    def _prepared(self, planned: Planned) -> AnyPrepared:
+        """Single images are decoded and screened for text beside the work on the studies before them."""
+        if not isinstance(planned.routed, RoutedPictures):
+            return pipeline.prepare(planned, self._archive)
+        if self._ahead is None:
+            waiting = (
+                p
+                for p in self.planned
+                if isinstance(p.routed, RoutedPictures)
+                and pipeline.already_done(p, self._store, self._request.reanalyse) is None
+            )
+            self._ahead = Ahead(waiting, lambda p: pipeline.prepare(p, self._archive))
+        return self._ahead.take(planned)
+
+    def _predictor(self, model: CardFiles) -> Predictor | PicturePredictor:
         """The networks of a card, loaded once in the night."""
         if model.card.name not in self._predictors:
-            from medrec.models import inference  # torch and MONAI take seconds: only when there is work
+            from medrec.models import inference, still  # torch and MONAI take seconds: only when there is work
 
             settings = self._request.configuration.settings
             device = inference.device_name(settings.device)
             inference.use_threads(settings.threads)
-            self._predictors[model.card.name] = inference.load(model.card, model.weights, device)
+            card, files = model.card, model.weights
+            self._predictors[card.name] = (
+                still.load(card, files, device)
+                if isinstance(card, PictureCard)
+                else inference.load(card, files, device)
+            )
             self._setting = replace(self._setting, device=device, threads=inference.threads())
         return self._predictors[model.card.name]
 
@@ -369,7 +393,7 @@ class Night:
             for file in planned.routed.files:
                 if file.sha256 in refused:
                     self._account.refuse([file], refused[file.sha256])
-            if isinstance(planned.routed, Routed):
+            if isinstance(planned.routed, Routed | RoutedPictures):
                 for skipped in planned.routed.defective:
                     self._account.refuse(skipped.files, str(skipped))
         elif not (isinstance(planned.routed, Skipped) and planned.routed.reason is Reason.NO_ROUTE):

@@ -1,13 +1,14 @@
 """Single greyscale images without a place in the patient: ultrasound stills, and what a model says of them.
 
-Owns `PictureCard` and `PicturePrediction`. There is no millimetre here: sizes are pixels, because the files give no
-scale and none is invented. Invariant: a prediction lies on the pixels of its image.
+Owns `PictureCard`, `PicturePrediction` and `Region`, and `Card`, which is a card of either kind. Sizes are pixels: a
+millimetre is only what a region of the image calibrates, and none is invented. Invariant: a prediction lies on the
+pixels of its image.
 """
 
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,14 +20,18 @@ from medrec.prediction import (
     Frozen,
     InputRule,
     Measured,
+    ModelCard,
     Name,
     Network,
     Positive,
     Sha256,
     Share,
     Training,
+    digest_of_weights,
     without_defaults,
 )
+
+IMAGE = "image"  # the one input of a card of pictures
 
 
 class PicturePreprocessing(Frozen):
@@ -97,22 +102,71 @@ class PictureCard(Frozen):
         return {place: network for place, network in parts.items() if network is not None}
 
     @property
-    def digest(self) -> str:
-        """sha256 of all that the card says; comments and layout of the YAML do not count."""
-        return hashlib.sha256(self.content).hexdigest()
+    def inputs(self) -> dict[str, InputRule]:
+        """What it asks for, by name, as cards of volumes have it."""
+        return {IMAGE: self.input}
 
     @property
     def content(self) -> bytes:
-        """The card as the bytes that `digest` is of."""
+        """The card as the bytes that `digest` is of; comments and layout of the YAML do not count."""
         fields = self.model_dump(mode="json")
         for name in without_defaults(self, "split", "early_stop", "gate", "robustness"):
             del fields[name]
         return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
 
     @property
+    def digest(self) -> str:
+        """sha256 of `content`."""
+        return hashlib.sha256(self.content).hexdigest()
+
+    @property
     def weights_digest(self) -> str:
         """sha256 that stands for the weights of all networks of the card."""
-        return hashlib.sha256(" ".join(n.sha256 for n in self.networks.values()).encode()).hexdigest()
+        return digest_of_weights(self.networks.values())
+
+
+Card = ModelCard | PictureCard
+
+
+def card_of(fields: Any) -> Card:
+    """The card that a file describes: one of pictures asks for an `input`, one of volumes for `inputs`.
+
+    Raises pydantic's ValidationError, a ValueError.
+    """
+    pictures = isinstance(fields, dict) and "input" in fields
+    return PictureCard.model_validate(fields) if pictures else ModelCard.model_validate(fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A part of an image that shows tissue, bounds included; `spacing_mm` is (between rows, between columns).
+
+    None where its scale is not told in millimetres along both axes. DICOM PS3.3 C.8.5.5.
+    """
+
+    first_row: int
+    first_column: int
+    last_row: int
+    last_column: int
+    spacing_mm: tuple[float, float] | None
+
+
+def scale_at(mask: npt.NDArray[np.bool_], regions: tuple[Region, ...]) -> tuple[float, float] | None:
+    """The scale in mm of what is marked: that of the one region which holds all of it and which no other touches."""
+    if not mask.any():
+        return None
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    box = rows[0], columns[0], rows[-1], columns[-1]
+    touching = [
+        r
+        for r in regions
+        if r.first_row <= box[2] and r.last_row >= box[0] and r.first_column <= box[3] and r.last_column >= box[1]
+    ]
+    if len(touching) != 1:
+        return None
+    (r,) = touching
+    inside = r.first_row <= box[0] and r.first_column <= box[1] and r.last_row >= box[2] and r.last_column >= box[3]
+    return r.spacing_mm if inside else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,26 +10,29 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
+from typing import cast
 
 import numpy as np
 
-from medrec import __version__, burned, environment, findings, objects, report, stages
+from medrec import __version__, burned, environment, findings, objects, pictured, report, stages
 from medrec.audit import anchor_text, salted
 from medrec.config import CardFiles, Configuration
 from medrec.contrast import fluid_is_dark, proved
 from medrec.dicom import Archive
 from medrec.errors import ScanError, WorldError
-from medrec.home import Home
+from medrec.home import Home, sha256_of
 from medrec.kinds import kinds_of
-from medrec.outputs import OUTPUTS
+from medrec.outputs import OUTPUTS, PICTURE_OUTPUTS
+from medrec.pictured import PreparedPictures
+from medrec.pictures import IMAGE, Card, PictureCard, PicturePrediction, PicturePredictor
 from medrec.plausibility import doubts
 from medrec.prediction import InputRule, ModelCard, Prediction, Predictor
-from medrec.report import Case, Report, SeriesUse, Status, Verdict
-from medrec.routing import Routed, covered_share, select
+from medrec.report import AnyCase, Case, ImageFacts, PictureCase, Report, SeriesUse, Status, Verdict
+from medrec.routing import Routed, RoutedPictures, covered_share, route
 from medrec.series import Reason, Refused, Series, Skipped, Study
 from medrec.store import CaseRow, Store
 from medrec.volume import Volume, midplane_left_mm, on_grid, tilt_from_axial_deg
@@ -44,7 +47,7 @@ class Planned:
     case: str
     study: Study
     model: CardFiles | None
-    routed: Routed | Skipped
+    routed: Routed | RoutedPictures | Skipped
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -64,6 +67,15 @@ class Prepared:
     volumes: Mapping[str, Volume]
     refused: tuple[Refused, ...]
     defective: tuple[Skipped, ...]
+
+    @property
+    def pixels_sha256(self) -> Mapping[str, str]:
+        """Digests of the decoded inputs, by name."""
+        return {name: volume.pixels_sha256 for name, volume in self.volumes.items()}
+
+
+AnyPrepared = Prepared | PreparedPictures | Skipped
+AnyPrediction = Prediction | tuple[PicturePrediction, ...] | Skipped
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,32 +112,34 @@ def plan(
     every_card = _digest([c.card.digest for c in configuration.cards])
     planned: list[Planned] = []
     for study in studies:
-        found: list[tuple[CardFiles | None, Routed | Skipped]] = []
+        found: list[tuple[CardFiles | None, Routed | RoutedPictures | Skipped]] = []
         if len(study.patients) > 1:
             detail = f"its files name {len(study.patients)} different patients"
             found.append((None, Skipped(study.study, Reason.MIXED_PATIENTS, detail, study.files)))
         else:
-            routes = [(model, select(study, model.card)) for model in configuration.cards]
-            found += [(model, _usable(model, route, disabled)) for model, route in routes if route is not None]
+            routes = [(model, route(study, model.card)) for model in configuration.cards]
+            found += [(model, _usable(model, fit, disabled)) for model, fit in routes if fit is not None]
         if not found:
             detail = "no series of the study fits a required input of any card"
             found.append((None, Skipped(study.study, Reason.NO_ROUTE, detail, study.files)))
-        for model, route in found:
-            inputs = sorted({f.sha256 for f in route.files})
+        for model, fit in found:
+            inputs = sorted({f.sha256 for f in fit.files})
             card = every_card if model is None else model.card.digest
             weights = "" if model is None else model.card.weights_digest
             key = salted(salt_of(study.patients[0]), _digest([inputs, card, weights]))
-            planned.append(Planned(key[:KEY_DIGITS], study, model, route))
+            planned.append(Planned(key[:KEY_DIGITS], study, model, fit))
     return tuple(planned)
 
 
-def _usable(model: CardFiles, route: Routed | Skipped, disabled: Mapping[str, str]) -> Routed | Skipped:
+def _usable(
+    model: CardFiles, route: Routed | RoutedPictures | Skipped, disabled: Mapping[str, str]
+) -> Routed | RoutedPictures | Skipped:
     """The route, unless somebody took the model out of use: the kill switch."""
     why = disabled.get(model.card.digest)
     if why is None or isinstance(route, Skipped):
         return route
     detail = f"{model.card.name} {model.card.version}: {why}"
-    return Skipped(route.inputs[model.card.grid].first.study, Reason.DISABLED, detail, route.files)
+    return Skipped(route.files[0].study, Reason.DISABLED, detail, route.files)
 
 
 def already_done(planned: Planned, store: Store, reanalyse: bool) -> CaseRow | None:
@@ -141,15 +155,18 @@ def already_done(planned: Planned, store: Store, reanalyse: bool) -> CaseRow | N
     return store.analysed(planned.study.study, planned.model.card.name, planned.inputs_sha256)
 
 
-def prepare(planned: Planned, archive: Archive) -> Prepared | Skipped:
-    """Decode the inputs and bring them onto the grid of the card's grid input.
+def prepare(planned: Planned, archive: Archive) -> AnyPrepared:
+    """Decode the inputs and bring them onto the grid of the card's grid input; single images stay as they are.
 
     Raises WorldError when a file changed or vanished since it was indexed.
     """
     if isinstance(planned.routed, Skipped):
         return planned.routed
+    if isinstance(planned.routed, RoutedPictures):
+        return pictured.prepare(planned.routed, archive)
     assert planned.model is not None
     card = planned.model.card
+    assert isinstance(card, ModelCard)
     volumes: dict[str, Volume] = {}
     refused: list[Refused] = []
     defective: list[Skipped] = []
@@ -178,18 +195,21 @@ def _proved(
     return Skipped(series.first.series, Reason.WRONG_CONTRAST, detail, series.files)
 
 
-def predict(prepared: Prepared, predictor: Predictor) -> Prediction | Skipped:
+def predict(prepared: Prepared | PreparedPictures, predictor: Predictor | PicturePredictor) -> AnyPrediction:
     """Run the card's networks; an image that is empty or cannot be placed is refused by name."""
+    if isinstance(prepared, PreparedPictures):
+        return pictured.predict(prepared, cast(PicturePredictor, predictor))
+    volumes = cast(Predictor, predictor)
     try:
-        return predictor.predict(prepared.volumes)
+        return volumes.predict(prepared.volumes)
     except ScanError as error:
-        return Skipped(predictor.card.grid, Reason.BAD_GEOMETRY, str(error), ())
+        return Skipped(volumes.card.grid, Reason.BAD_GEOMETRY, str(error), ())
 
 
 def finish(
     planned: Planned,
-    prepared: Prepared | Skipped,
-    prediction: Prediction | Skipped | None,
+    prepared: AnyPrepared,
+    prediction: AnyPrediction | None,
     setting: Setting,
     started: datetime,
     failure: str = "",
@@ -275,15 +295,19 @@ def keep(model: CardFiles | None, home: Home) -> dict[str, str]:
 
 def case_of(
     planned: Planned,
-    prepared: Prepared | Skipped,
-    prediction: Prediction | Skipped | None,
+    prepared: AnyPrepared,
+    prediction: AnyPrediction | None,
     setting: Setting,
     now: datetime,
     failure: str = "",
-) -> Case:
+) -> AnyCase:
     """The finished case with all that its writers need; nothing is written or stored."""
     card = planned.model.card if planned.model is not None else None
     skipped = next((p for p in (prepared, prediction) if isinstance(p, Skipped)), None)
+    if isinstance(card, PictureCard):
+        seen = prepared if isinstance(prepared, PreparedPictures) and skipped is None and not failure else None
+        said = prediction if isinstance(prediction, tuple) and seen is not None else ()
+        return _picture_case(planned, card, prepared, seen, said, setting, now, failure)
     volumes = prepared.volumes if isinstance(prepared, Prepared) and skipped is None and not failure else {}
     labels = None
     found: tuple[findings.Finding, ...] = ()
@@ -309,16 +333,8 @@ def case_of(
     if volumes and any(f.may_hold_text for series in used.values() for f in series.files):
         shown, screened = burned.screened(volumes)
     flags += screened
-    status = Status.FAILED if failure else Status.REFUSED if skipped is not None else Status.ANALYSED
-    refused = _refused(prepared) if status is Status.ANALYSED else {}
-    facts = Report(
-        case=planned.case,
-        study=planned.study.study,
-        patient=planned.study.patients[0],
-        batch=setting.batch,
-        created=now.isoformat(timespec="seconds").replace("+00:00", "Z"),
-        status=status,
-        reason=failure or (str(skipped) if skipped is not None else ""),
+    facts = replace(
+        _bare_report(planned, prepared, skipped, setting, now, failure),
         verdict=verdict,
         verdict_text=text,
         flags=flags,
@@ -328,10 +344,76 @@ def case_of(
         shape=grid.voxels.shape if grid is not None else (),
         geometry_nominal=_nominal(card, planned),
         lossy=any(f.lossy for s in used.values() for f in s.files),
+        pixels_sha256={name: volume.pixels_sha256 for name, volume in volumes.items()},
+        device=setting.device if labels is not None else "",
+    )
+    return Case(facts, card, shown, prediction if isinstance(prediction, Prediction) else None, labels)
+
+
+def _picture_case(
+    planned: Planned,
+    card: PictureCard,
+    prepared: AnyPrepared,
+    seen: PreparedPictures | None,
+    said: tuple[PicturePrediction, ...],
+    setting: Setting,
+    now: datetime,
+    failure: str,
+) -> PictureCase:
+    """The case of single images; `seen` are those that were analysed, None when none was."""
+    skipped = prepared if isinstance(prepared, Skipped) else None
+    bare = _bare_report(planned, prepared, skipped, setting, now, failure)
+    if seen is None:
+        return pictured.case_of(bare, card, None, ())
+    images: tuple[ImageFacts, ...] = tuple(
+        pictured.facts_of(still, answer, card) for still, answer in zip(seen.stills, said, strict=True)
+    )
+    facts = replace(
+        bare,
+        verdict=pictured.verdict(images),
+        verdict_text=report.picture_text(images, card),
+        flags=pictured.flags(seen, images, card),
+        images=images,
+        lossy=seen.lossy,
+        pixels_sha256=dict(seen.pixels_sha256),
+        device=setting.device,
+    )
+    return pictured.case_of(facts, card, seen, said)
+
+
+def _bare_report(
+    planned: Planned,
+    prepared: AnyPrepared,
+    skipped: Skipped | None,
+    setting: Setting,
+    now: datetime,
+    failure: str,
+) -> Report:
+    """What every report says, whatever was found."""
+    card = planned.model.card if planned.model is not None else None
+    status = Status.FAILED if failure else Status.REFUSED if skipped is not None else Status.ANALYSED
+    refused = _refused(prepared) if status is Status.ANALYSED else {}
+    return Report(
+        case=planned.case,
+        study=planned.study.study,
+        patient=planned.study.patients[0],
+        batch=setting.batch,
+        created=now.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        status=status,
+        reason=failure or (str(skipped) if skipped is not None else ""),
+        verdict=None,
+        verdict_text="",
+        flags=(),
+        findings=(),
+        slice_probability=(),
+        spacing_mm=(),
+        shape=(),
+        geometry_nominal=False,
+        lossy=False,
         series=_series_uses(planned, prepared),
         inputs=tuple(digest for digest in planned.inputs if digest not in refused),
         refused_inputs=refused,
-        pixels_sha256={name: volume.pixels_sha256 for name, volume in volumes.items()},
+        pixels_sha256={},
         model_name=card.name if card else "",
         model_version=card.version if card else "",
         card_sha256=card.digest if card else "",
@@ -339,9 +421,8 @@ def case_of(
         licence=card.licence if card else "",
         config_sha256=setting.configuration.sha256,
         code_version=__version__,
-        device=setting.device if labels is not None else "",
+        device="",
     )
-    return Case(facts, card, shown, prediction if isinstance(prediction, Prediction) else None, labels)
 
 
 def outside_card(grid: Volume, card: ModelCard, nominal: bool) -> tuple[str, ...]:
@@ -367,13 +448,13 @@ def outside_card(grid: Volume, card: ModelCard, nominal: bool) -> tuple[str, ...
     return tuple(outside)
 
 
-def incomplete(routed: Routed | Skipped, card: ModelCard) -> tuple[str, ...]:
+def incomplete(routed: Routed | RoutedPictures | Skipped, card: ModelCard) -> tuple[str, ...]:
     """In what a study tells that slices of the grid's input are missing at its ends, where they leave no gap.
 
     Compared are what the headers promise, and the head-foot extent of the other axial inputs in the same frame of
     reference.
     """
-    if isinstance(routed, Skipped):
+    if not isinstance(routed, Routed):
         return ()
     grid, told = routed.inputs[card.grid], []
     here, promised = len(grid.slices), grid.promised_slices
@@ -390,7 +471,7 @@ def incomplete(routed: Routed | Skipped, card: ModelCard) -> tuple[str, ...]:
     return tuple(told)
 
 
-def _refused(prepared: Prepared | Skipped) -> dict[str, str]:
+def _refused(prepared: AnyPrepared) -> dict[str, str]:
     """Why a file that was to be an input was not, by its digest: it is known only after decoding."""
     if isinstance(prepared, Skipped):
         return {}
@@ -410,9 +491,9 @@ def _missing_inputs(card: ModelCard, volumes: Mapping[str, Volume]) -> tuple[str
     return (f"analysed without {' and '.join(missing)}",) if missing else ()
 
 
-def _processed(routed: Routed | Skipped) -> tuple[str, ...]:
+def _processed(routed: Routed | RoutedPictures | Skipped) -> tuple[str, ...]:
     """What was done to the inputs before they came, or is odd about how they lie, by their headers."""
-    if isinstance(routed, Skipped):
+    if not isinstance(routed, Routed):
         return ()
     told = []
     for name, series in sorted(routed.inputs.items()):
@@ -435,17 +516,20 @@ def _numbers(values: np.ndarray | None) -> tuple[float, ...]:
     return () if values is None else tuple(round(float(v), 4) for v in values)
 
 
-def _weights(card: ModelCard | None) -> dict[str, str]:
+def _weights(card: Card | None) -> dict[str, str]:
     return {} if card is None else {name: part.sha256 for name, part in card.networks.items()}
 
 
-def _series_uses(planned: Planned, prepared: Prepared | Skipped) -> tuple[SeriesUse, ...]:
+def _series_uses(planned: Planned, prepared: AnyPrepared) -> tuple[SeriesUse, ...]:
     roles: dict[str, str] = {}
     why: dict[str, str] = {}
     if isinstance(planned.routed, Routed):
         roles = {series.first.series: name for name, series in planned.routed.inputs.items()}
         why |= planned.routed.passed_over
         why |= {s.files[0].series: str(s) for s in planned.routed.defective if s.files}
+    if isinstance(planned.routed, RoutedPictures):
+        roles = {f.series: IMAGE for f in planned.routed.pictures}
+        why |= {f.series: str(s) for s in planned.routed.defective for f in s.files if f.series not in roles}
     late = [prepared] if isinstance(prepared, Skipped) else list(prepared.defective)
     for skipped in late:
         for file in skipped.files:
@@ -464,19 +548,26 @@ def _series_uses(planned: Planned, prepared: Prepared | Skipped) -> tuple[Series
     )
 
 
-def _write(case: Case, home: Home) -> dict[str, str]:
+def _write(case: AnyCase, home: Home) -> dict[str, str]:
     """Write all outputs into a draft folder, flush it, and put it in place; returns digests by path below the home."""
     final = home.reports / case.report.case
     draft = home.reports / f".draft-{case.report.case}"
     try:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(mode=0o700)
-        for write in OUTPUTS.values():
-            write(case, draft)
+        if isinstance(case, PictureCase):
+            for write_pictures in PICTURE_OUTPUTS.values():
+                write_pictures(case, draft)
+        else:
+            for write in OUTPUTS.values():
+                write(case, draft)
         digests = {}
         for path in sorted(draft.iterdir()):
+            for inside in sorted(path.iterdir()) if path.is_dir() else ():
+                _flush(inside)
             _flush(path)
-            digests[str((final / path.name).relative_to(home.root))] = hashlib.sha256(path.read_bytes()).hexdigest()
+            # Files within a folder are named by digests of the patient's own: the folder stands for all of them.
+            digests[str((final / path.name).relative_to(home.root))] = sha256_of(path)
         _flush(draft)
         shutil.rmtree(final, ignore_errors=True)  # left by a killed night, or of a case that failed before
         draft.rename(final)
@@ -488,13 +579,15 @@ def _write(case: Case, home: Home) -> dict[str, str]:
     return digests
 
 
-def _return(case: Case, planned: Planned, setting: Setting, archive: Archive | None) -> dict[str, str]:
+def _return(case: AnyCase, planned: Planned, setting: Setting, archive: Archive | None) -> dict[str, str]:
     """Put what goes back to the study into the outbox; returns digests by path below the home.
 
     A study that nothing can be returned to keeps its report; the reason lies in the outbox.
     """
     card = case.card
-    if card is None or not card.returned.objects or case.report.status is not Status.ANALYSED:
+    if isinstance(case, PictureCase) or not isinstance(card, ModelCard):
+        return {}  # single images get no objects
+    if not card.returned.objects or case.report.status is not Status.ANALYSED:
         return {}
     if archive is None or not isinstance(planned.routed, Routed):
         return {}

@@ -6,7 +6,7 @@ Invariant: `ModelCard.digest` covers everything in a card, so that a case key th
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
 
@@ -271,7 +271,7 @@ class ModelCard(Frozen):
     @property
     def weights_digest(self) -> str:
         """sha256 that stands for the weights of all networks of the card."""
-        return hashlib.sha256(" ".join(n.sha256 for n in self.networks.values()).encode()).hexdigest()
+        return digest_of_weights(self.networks.values())
 
     @property
     def minimum_volume_ml(self) -> float:
@@ -282,6 +282,11 @@ class ModelCard(Frozen):
 def without_defaults(card: Frozen, *names: str) -> tuple[str, ...]:
     """Those of the fields that say nothing: cards from before them keep the digest that reports name them by."""
     return tuple(n for n in names if getattr(card, n) == type(card).model_fields[n].default)
+
+
+def digest_of_weights(networks: Iterable[Network]) -> str:
+    """sha256 that stands for the weights of several networks."""
+    return hashlib.sha256(" ".join(n.sha256 for n in networks).encode()).hexdigest()
 
 
 def _sorted(value: Any) -> Any:

@@ -25,7 +25,7 @@ from medrec.dicom.renaming import Renamed, replace_file
 from medrec.errors import ConfigError, DataError, WorldError
 from medrec.events import ERASED, PRUNED
 from medrec.home import Home
-from medrec.prediction import ModelCard
+from medrec.pictures import card_of
 from medrec.store import CaseRow, Store
 from medrec.tracking import Tracker
 
@@ -149,7 +149,7 @@ def _trained_on(pixels: set[str], home: Home, configuration: Configuration) -> I
     cards = [model.card for model in configuration.cards]
     for path in home.kept.glob("*.card.json"):
         try:
-            cards.append(ModelCard.model_validate_json(path.read_bytes()))
+            cards.append(card_of(json.loads(path.read_bytes())))
         except ValueError:
             continue
     yield from {f"{c.name} {c.version}" for c in cards if pixels & set(c.trained_on)}

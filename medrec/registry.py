@@ -18,11 +18,9 @@ import yaml
 from medrec.config import CardFiles, Configuration
 from medrec.errors import ConfigError, DataError, WeightsError, WorldError
 from medrec.home import Home
-from medrec.pictures import PictureCard
-from medrec.prediction import ModelCard
+from medrec.pictures import Card, card_of
 from medrec.store import Store
 
-Card = ModelCard | PictureCard
 KINDS = (
     "model trained", "model imported", "model evaluated", "model eligible", "model promoted", "model rolled back",
     "model disabled",
@@ -55,14 +53,6 @@ class Version:
     def words(self) -> str:
         """Its state for people."""
         return f"{self.state}, champion" if self.champion and self.state != "champion" else self.state
-
-
-def card_of(content: object) -> Card:
-    """A card of volumes, or of pictures, from YAML's or JSON's data. Raises pydantic's ValidationError, ValueError."""
-    if not isinstance(content, dict):
-        raise ValueError("a card is a list of fields with values")
-    kind: type[ModelCard | PictureCard] = ModelCard if "inputs" in content else PictureCard
-    return kind.model_validate(content)
 
 
 class Registry:
@@ -220,8 +210,7 @@ def in_force(configuration: Configuration, home: Home, store: Store) -> tuple[Co
         except WeightsError as error:
             problems.append(str(error))
             continue
-        if isinstance(kept.card, ModelCard):
-            cards[version.name] = CardFiles(kept.card, kept.weights)
+        cards[version.name] = CardFiles(kept.card, kept.weights)
     if problems:
         raise ConfigError(problems)
     disabled = {v.card: v.why_disabled for v in versions if v.why_disabled is not None}

@@ -28,9 +28,9 @@ from medrec.gate import Scores
 from medrec.home import Home
 from medrec.labels import Origin
 from medrec.learning import material, tasks
-from medrec.learning.material import Card, Item
-from medrec.pictures import PictureCard
-from medrec.registry import Kept, Registry, card_of
+from medrec.learning.material import Item
+from medrec.pictures import Card, PictureCard, card_of
+from medrec.registry import Kept, Registry
 from medrec.splits import Candidate, Side
 from medrec.store import Store
 from medrec.store.locks import DECLARED, USED

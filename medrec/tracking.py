@@ -23,8 +23,7 @@ from medrec.audit import Problem
 from medrec.config import CardFiles
 from medrec.errors import WorldError
 from medrec.home import Home
-from medrec.pictures import PictureCard
-from medrec.prediction import ModelCard
+from medrec.pictures import Card
 from medrec.report import DISCLAIMER
 from medrec.store import CaseRow
 
@@ -50,6 +49,7 @@ WORKER, SUPERSEDED_BY = "medrec.worker", "medrec.superseded_by"
 HEAD, RECORDS = "medrec.ledger_head", "medrec.ledger_records"
 ARTIFACTS = ("report.html", "report.json")
 PAGE = 1000
+SHOWN_IMAGES = 50  # in a case's description
 MARKUP = re.compile(r"([\\\\`*_{}\[\]<>|#~!&])")
 # Unicode's direction marks, embeddings, overrides and isolates (UAX 9).
 TURNING = "\u061c\u200e\u200f" + "".join(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))
@@ -228,7 +228,7 @@ class Tracker:
             self._versions[card.digest] = str(version.version)
         return self._versions[card.digest]
 
-    def log_training(self, card: ModelCard | PictureCard, folder: Path, facts: Mapping[str, str]) -> str:
+    def log_training(self, card: Card, folder: Path, facts: Mapping[str, str]) -> str:
         """A run for a trained version: curves, what was measured, its files; and a registered version of it.
 
         `folder` holds card, weights, curves (*.curves.json) and evaluation.json; `facts` are those of its record.
@@ -252,7 +252,7 @@ class Tracker:
             self._register_trained(card, folder, run_id)
             return run_id
 
-    def _register_trained(self, card: ModelCard | PictureCard, folder: Path, run_id: str) -> None:
+    def _register_trained(self, card: Card, folder: Path, run_id: str) -> None:
         name = f"medrec-{card.name}"
         if not self._client.search_registered_models(f"name = '{name}'"):
             self._client.create_registered_model(name, {"medrec.card": card.name}, inert(card.title))
@@ -496,6 +496,12 @@ def description(facts: Mapping[str, Any]) -> str:
         for f in facts["findings"]:
             size = f"{f['longest_axial_mm']:.1f} x {f['perpendicular_mm']:.1f}"
             lines.append(f"| {f['number']} | {f['volume_mm3'] / 1000:.1f} | {size} | {f['side']} |")
+    if images := facts.get("images", ()):
+        lines += ["", "| image | outlined | longest x perpendicular pixels | classes |", "|---|---|---|---|"]
+        for number, i in enumerate(images[:SHOWN_IMAGES], 1):
+            size = f"{i['longest_px']:.0f} x {i['perpendicular_px']:.0f}" if i["outlined"] else ""
+            classes = ", ".join(f"{inert(name)} {p:.2f}" for name, p in sorted(i["probabilities"].items()))
+            lines.append(f"| {number} | {'yes' if i['outlined'] else 'no'} | {size} | {classes} |")
     lines += ["", "Open **report.html** under Artifacts.", "", f"*{DISCLAIMER}*"]
     return "\n".join(lines)
 
@@ -503,6 +509,11 @@ def description(facts: Mapping[str, Any]) -> str:
 def _metrics(facts: Mapping[str, Any], row: CaseRow) -> dict[str, float]:
     metrics = {"seconds": row.seconds_ms / 1000}
     if facts["status"] != "analysed":
+        return metrics
+    if images := facts.get("images", ()):
+        metrics |= {"images": float(len(images)), "images_outlined": float(sum(i["outlined"] for i in images))}
+        for name in sorted({name for i in images for name in i["probabilities"]}):
+            metrics[f"probability_{name}_max"] = max(i["probabilities"].get(name, 0.0) for i in images)
         return metrics
     found = facts["findings"]
     metrics |= {"lesions": float(len(found)), "volume_ml": sum(f["volume_mm3"] for f in found) / 1000}

@@ -16,7 +16,7 @@ from medrec.audit import AuditRecord, Problem
 from medrec.dicom.renaming import Renamed
 from medrec.errors import ConfigError
 from medrec.events import CASE_KINDS, ERASED, KINDS, PRUNED, missing
-from medrec.home import Home
+from medrec.home import Home, sha256_of
 from medrec.store import CaseRow, Store
 from medrec.tracking import ARTIFACTS, Delivered, Tracker
 
@@ -40,7 +40,8 @@ def verify(home: Home, store: Store, since: int = 0) -> Iterator[Problem]:
             yield Problem(f"report of case {folder.name}", "the ledger knows nothing of it")
             continue
         for path in sorted(folder.rglob("*")):
-            if str(path.relative_to(home.root)) not in told.written:
+            told_of = {str(p.relative_to(home.root)) for p in (path, path.parent)}  # a folder stands for its files
+            if not told_of & told.written:
                 yield Problem(f"{path.name} of case {folder.name[:12]}…", "no record tells of this file")
     for folder in sorted(home.outbox.glob("[!.]*")):
         if folder.name.removesuffix("-accepted").removesuffix("-rejected") not in known:
@@ -169,7 +170,6 @@ def _facts(home: Home, row: CaseRow) -> dict[str, Any] | None:
 
 def _digest(path: Path) -> str | None:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError:
         return None

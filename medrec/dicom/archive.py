@@ -33,6 +33,7 @@ from medrec.volume import Volume
 
 if TYPE_CHECKING:
     from medrec.dicom.memory import Memory
+    from medrec.dicom.stills import Still
     from medrec.prediction import InputRule
 
 KEEP_BYTES = 2**29  # of files, between scanning and decoding
@@ -41,6 +42,9 @@ FILES_AT_ONCE = 32
 BYTES_AT_ONCE = 2**26
 # A header takes milliseconds; a process that needs this long is held up by what it reads.
 PARSE_SECONDS = 20.0
+# One image of at most a few megabytes takes milliseconds.
+STILL_SECONDS = 60.0
+STILLS_AT_ONCE = 2 * isolation.WORKERS
 Found = ScanFile | Refused | str
 Chunk = Sequence[tuple[int, Path, State | None]]
 
@@ -135,6 +139,34 @@ class Archive:
         """
         return Decoding(series, self._natives, self._bytes, self._opened).volume()
 
+    def stills(self, files: Sequence[ScanFile]) -> Iterator["Still | Refused"]:
+        """Each file's single image, or why it has none, in the order of `files`; decoded several at a time.
+
+        Raises WorldError when a file has changed since it was indexed.
+        """
+        under_way: deque[tuple[ScanFile, Future[Still | str]]] = deque()
+        for file in files:
+            under_way.append((file, self._start_still(file)))
+            if len(under_way) >= STILLS_AT_ONCE:
+                yield self._still(*under_way.popleft())
+        while under_way:
+            yield self._still(*under_way.popleft())
+
+    def _start_still(self, file: ScanFile) -> "Future[Still | str]":
+        return isolation.start(work.still, self._bytes(file), self._pseudonyms, seconds=STILL_SECONDS)
+
+    def _still(self, file: ScanFile, future: "Future[Still | str]") -> "Still | Refused":
+        try:
+            found = isolation.result(future)
+        except isolation.Lost:  # was it the file, or the machine?
+            try:
+                found = isolation.result(self._start_still(file))
+            except isolation.Lost as lost:
+                found = lost.why
+        if not isinstance(found, str):
+            return found
+        return Refused(file.sha256, file.ordinal, Reason.BAD_PIXELS, found or "its image cannot be decoded")
+
     def source(self, series: Series) -> Source:
         """What objects made from a series must carry back to its study: read again from its files.
 
@@ -161,10 +193,11 @@ class Archive:
         path = self._paths[file.ordinal]
         if not file.member:
             return reading.bytes_again(path, file.sha256, file.ordinal)
-        if file.ordinal not in self._packed:
-            self._packed.clear()  # one at a time: it may be large
-            self._packed[file.ordinal] = reading.Packed(reading.bytes_again(path, file.sha256, file.ordinal))
-        return self._packed[file.ordinal].read(file.member)
+        with self._large:  # one at a time: it may be large
+            if file.ordinal not in self._packed:
+                self._packed.clear()
+                self._packed[file.ordinal] = reading.Packed(reading.bytes_again(path, file.sha256, file.ordinal))
+            return self._packed[file.ordinal].read(file.member)
 
     def _chunks(self) -> Iterator[list[tuple[int, Path, State | None]]]:
         chunk: list[tuple[int, Path, State | None]] = []

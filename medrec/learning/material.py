@@ -19,14 +19,13 @@ from medrec.home import Home
 from medrec.labels import Label, Origin
 from medrec.learning.cases import LabelledCase, inputs_of
 from medrec.learning.pictures import LabelledPicture
-from medrec.pictures import PictureCard
+from medrec.pictures import Card, PictureCard
 from medrec.prediction import ModelCard
 from medrec.routing import Routed, rules_of, select
 from medrec.series import group
 from medrec.store import Store
 from medrec.volume import voxel_volume_mm3
 
-Card = ModelCard | PictureCard
 Payload = LabelledCase | LabelledPicture
 
 

@@ -17,12 +17,12 @@ from medrec.errors import ConfigError, DataError
 from medrec.gate import Scores
 from medrec.learning import cases, fitting, material, measures, pictures, robustness, volumes
 from medrec.learning.cases import LabelledCase
-from medrec.learning.material import Card, Payload
+from medrec.learning.material import Payload
 from medrec.learning.measures import Answer
 from medrec.learning.pictures import LabelledPicture
 from medrec.models import inference, still
 from medrec.models.still import StillPredictor
-from medrec.pictures import PictureCard
+from medrec.pictures import Card, PictureCard
 from medrec.prediction import ModelCard, Predictor
 from medrec.statistics import Interval
 
