@@ -42,6 +42,7 @@ def run(request: Request, progress: Progress, tell: Callable[[str], None]) -> Ou
             "divide": retraining.divide,
             "train": lambda: retraining.train(progress),
             "evaluate": lambda: retraining.evaluate(progress),
+            "describe": retraining.describe,
         }
         _RUNNING[run_name] = steps
         try:
@@ -49,7 +50,7 @@ def run(request: Request, progress: Progress, tell: Callable[[str], None]) -> Ou
         except MedrecError:
             raise
         except Exception as error:  # Prefect's server did not start or went away, or a step of ours broke
-            if len(steps) < 4 and not _is_prefects(error):
+            if len(steps) < 5 and not _is_prefects(error):
                 raise
             tell(f"Prefect could not run the training ({type(error).__name__}); it went on without")
             for name in list(steps):

@@ -27,7 +27,7 @@ from medrec.errors import ConfigError, DataError, WorldError
 from medrec.gate import Scores
 from medrec.home import Home
 from medrec.labels import Origin
-from medrec.learning import material, tasks
+from medrec.learning import ablation, material, page, tasks
 from medrec.learning.material import Item
 from medrec.pictures import Card, PictureCard, card_of
 from medrec.registry import Kept, Registry
@@ -187,6 +187,7 @@ class Retraining:
         strata = material.strata(learnt)
         own = [(p, strata[p]) for p in sorted(strata)]
         watching = splits.watching(own, self.draft.split.validation, lambda p: draw.of("watching", p))
+        self._learnt, self._watching = frozenset(i.image for i in learnt), watching
         data = self._data_digest(learnt)
         card = self._next_version()
         recipe = recipe_digest(card)
@@ -204,9 +205,8 @@ class Retraining:
         def heard(name: str, step: int, steps: int, left_s: float) -> None:
             progress(name.removesuffix(".safetensors"), step, steps)
 
-        images = frozenset(i.image for i in learnt)
         task = tasks.Task(card, self._sources(), device)
-        finished = task.train(images, watching, self._work, heard)
+        finished = task.train(self._learnt, watching, self._work, heard)
         trained_on = tuple(sorted({d for i in learnt for d in i.digests}))
         self.card = finished.model_copy(update={"trained_on": trained_on, "measured": ()})
         self._kept = self._registry.put(
@@ -272,6 +272,20 @@ class Retraining:
             theirs = tasks.Task(old.card, self._sources(), device).scores(old.weights, images)
         evaluation = tasks.evaluate(task, self._kept.weights, gate, theirs, before_this, images, answers)
         self._record(evaluation, done)
+
+    def describe(self) -> None:
+        """Write the version's page, with short trainings of its own, once."""
+        folder = self._kept.folder
+        if folder is None or (folder / "page.html").is_file():
+            return
+        path = folder / "evaluation.json"
+        evaluation = json.loads(path.read_text()) if path.is_file() else None
+        side = Side.TEST if evaluation is not None else Side.TRAINING  # who is locked is looked at only once measured
+        images = frozenset(i.image for i in self._items if self._sides[i.patient] is side)
+        task = tasks.Task(self.card, self._sources(), self._request.configuration.settings.device)
+        trials = ablation.trials(task, self._learnt, self._watching)
+        page.write(task, self._kept.weights, images, trials, evaluation, folder)
+        self._say("its page: card.md and page.html beside its weights, and in MLflow")
 
     def close(self) -> Outcome:
         """Copy the training to MLflow, and say what may be done next."""

@@ -1,6 +1,7 @@
 """Retraining cannot fool itself: nobody is on both sides, a kill costs nothing, a worse model is not promoted."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -66,7 +67,7 @@ def write(folder: Path, **changed: object) -> Path:
     return path
 
 
-def retrain(home: Home, card: Path, *folders: Path, **changed: object) -> Outcome:
+def retrain(home: Home, card: Path, *folders: Path, page: bool = False, **changed: object) -> Outcome:
     request = Request(str(card), home, config.load(), "dr. a", folders, **changed)  # type: ignore[arg-type]
     with Retraining(request) as retraining:
         if not retraining.is_due():
@@ -75,6 +76,8 @@ def retrain(home: Home, card: Path, *folders: Path, **changed: object) -> Outcom
         retraining.divide()
         retraining.train()
         retraining.evaluate()
+        if page:
+            retraining.describe()
         return retraining.close()
 
 
@@ -91,7 +94,7 @@ def first(
     root = tmp_path_factory.mktemp("first")
     shutil.copytree(taught[0].root, root / "home")
     card = write(root)
-    return Home(root / "home"), card, retrain(Home(root / "home"), card, taught[1])
+    return Home(root / "home"), card, retrain(Home(root / "home"), card, taught[1], page=True)
 
 
 def test_a_first_model_is_trained_measured_on_locked_patients_and_eligible(
@@ -121,6 +124,36 @@ def test_a_first_model_is_trained_measured_on_locked_patients_and_eligible(
     params = client.get_run(outcome.mlflow_run_id).data.params
     assert {"data", "environment", "seed"} <= set(params)
     assert not any(s.path.name in line for s in taught[2] for line in outcome.lines)  # no patient's name
+
+
+def test_the_page_of_a_version_is_one_file_that_shows_its_own_filters_maps_and_measured_activations(
+    first: tuple[Home, Path, Outcome],
+) -> None:
+    (path,) = first[0].models.rglob("page.html")
+    text = path.read_text()
+    assert "http" not in text
+    assert "<script" not in text
+    for part in (
+        "early: maps of",
+        "middle: maps of",
+        "late: maps of",
+        "Grad-CAM",
+        "none at all",
+        "tanh",
+        "worst: Dice",
+    ):
+        assert part in text, part
+    assert text.count("data:image/png;base64,") > 20
+    rows = re.findall(r"<tr><td>([^<]*)</td><td>([\d.]+)</td><td>([\d.]+)</td>", text)
+    assert [name for name, *_ in rows] == ["PReLU (as designed)", "ReLU", "tanh", "none at all"]
+    assert len({last for _, _, last in rows}) > 1  # the activation makes a difference that was measured
+    card = (path.parent / "card.md").read_text()
+    assert "| dice |" in card
+    assert "ELIGIBLE" in card
+    from medrec.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{first[0].mlflow_database}")
+    assert {"page.html", "card.md"} <= {a.path for a in client.list_artifacts(str(first[2].mlflow_run_id))}
 
 
 def test_the_same_card_on_the_same_labels_is_neither_trained_nor_asked_again(

@@ -24,11 +24,13 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 class Following:
     """How a training is followed: when it stops early, and who hears of it.
 
-    `heard` gets the weights' file name, the step, the number of steps and the seconds that are left.
+    `heard` gets the weights' file name, the step, the number of steps and the seconds that are left. `altered` changes
+    a network before it is trained, for an experiment.
     """
 
     early_stop: EarlyStop
     heard: Callable[[str, int, int, float], None] = lambda name, step, steps, left_s: None
+    altered: Callable[[nn.Module], None] = lambda network: None
 
 
 def fit(
@@ -54,6 +56,8 @@ def fit(
     network = networks.build(part.kind, part.settings, channels)
     if part.start is not None:
         starts.begin(network, part.start)
+    if following is not None:
+        following.altered(network)
     watcher, curve = None, out / f"{part.weights}.curve.jsonl"
     if following is not None and watching:
         early = following.early_stop

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from medrec import calibration, gate
 from medrec.declared import LESS_IS_BETTER, Gate
@@ -38,13 +39,20 @@ class Task:
     sources: material.Sources
     device: str = "auto"
 
-    def train(self, images: frozenset[str], watching: frozenset[str], out: Path, heard: Heard) -> Card:
+    def train(
+        self,
+        images: frozenset[str],
+        watching: frozenset[str],
+        out: Path,
+        heard: Heard,
+        altered: Callable[[nn.Module], None] = lambda network: None,
+    ) -> Card:
         """Fit the card's networks to these images; those of the patients in `watching` say when to stop.
 
         Returns the card with the digests of its weights, which lie in `out`, and a fitted temperature. Raises DataError
         when the labels do not hold what a network is to learn.
         """
-        following = fitting.Following(self.card.early_stop, heard)
+        following = fitting.Following(self.card.early_stop, heard, altered)
         device = inference.device_name(self.device)
         if isinstance(self.card, ModelCard):
             learn: list[cases.Sample] = []
