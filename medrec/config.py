@@ -15,6 +15,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from medrec.errors import ConfigError
+from medrec.fields import Sha256
 from medrec.peers import Destination, Intake, Peer, unknown_peers
 from medrec.pictures import Card, PictureCard
 from medrec.prediction import Frozen, ModelCard, Name
@@ -49,6 +50,8 @@ class Settings(Frozen):
     anchor_key: Path | None = None
     # Whether a model that passed its gate is put in force at once, or waits for `medrec models promote`.
     promote: Literal["by hand", "automatic"] = "by hand"
+    # SHA-256 of the MONAI bundles that `medrec models import` may take in.
+    bundles: tuple[Sha256, ...] = ()
     # A study whose newest file is younger may still be arriving: it waits for the next night.
     quiet_minutes: Annotated[float, Field(ge=0, le=1440)] = 0
     experiment: Annotated[str, Field(pattern=r"^[\w .-]{1,60}$")] = "medrec"

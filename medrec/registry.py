@@ -86,6 +86,10 @@ class Registry:
             raise WorldError(f"the version cannot be kept: {os.strerror(error.errno or 0)}") from error
         return self.load(card.name, card.digest)
 
+    def card_file(self, version: "Version") -> Path:
+        """Where the card of a version that is kept in the home lies."""
+        return self._folder(version.name, version.card) / "card.yaml"
+
     def load(self, name: str, digest: str) -> Kept:
         """A version by its name and digest. Raises WeightsError when it is gone or was changed."""
         packaged = self._packaged.get(name)

@@ -227,6 +227,18 @@ class Retraining:
         self._store.append("model trained", self._now(), facts)
         self._say(f"{self.card.name} {self.card.version} is trained: {self.card.digest[:12]}…")
 
+    def adopt(self, reference: str) -> None:
+        """Take a version that is there already instead of training one: a bundle that came in, for the gate."""
+        version = self._registry.find(reference)
+        self._kept = self._registry.load(version.name, version.card)
+        self.card = self._kept.card
+        if self._kept.folder is None:
+            raise DataError(
+                f"{version.name} {version.version} is packaged with medrec, and in force until another passed"
+            )
+        self._learnt, self._watching = frozenset[str](), frozenset[str]()
+        self.outcome.version, self.outcome.card = self.card.version, self.card.digest
+
     def evaluate(self, progress: Progress = lambda what, done, total: None) -> None:
         """Ask the gate, once: the same card is never measured on the locked patients again."""
         gate = self.card.gate
@@ -385,7 +397,8 @@ class Retraining:
             self._say(f"{error}; the training is kept in the home")
 
     def _trained_facts(self) -> dict[str, str]:
-        (record,) = [r for _, r in self._store.about(f"card {self.card.digest}") if r.kind == "model trained"]
+        kinds = ("model trained", "model imported")
+        record = next(r for _, r in self._store.about(f"card {self.card.digest}") if r.kind in kinds)
         return {k: str(v) for k, v in record.facts.items()} | {"status": self.outcome.status}
 
     def _sources(self) -> material.Sources:
@@ -401,6 +414,18 @@ class Retraining:
     @staticmethod
     def _now() -> str:
         return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def evaluate_version(
+    reference: str, request: Request, tell: Callable[[str], None], progress: Progress = lambda what, done, total: None
+) -> Outcome:
+    """Ask the gate about a version that is there: one that came in as a bundle. `request.card` is its card's file."""
+    with Retraining(request, tell) as retraining:
+        retraining.gather(progress)
+        retraining.divide()
+        retraining.adopt(reference)
+        retraining.evaluate(progress)
+        return retraining.close()
 
 
 def recipe_digest(card: Card) -> str:

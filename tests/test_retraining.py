@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -46,15 +47,6 @@ def draft(**changed: object) -> dict[str, object]:
     return content | changed
 
 
-@pytest.fixture(scope="module")
-def taught(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Path, list[Shot]]:
-    """A home with labelled stills of 24 patients, never changed."""
-    root = tmp_path_factory.mktemp("taught")
-    home, made = Home(root / "home"), shots(root / "dicom", COUNT)
-    teach(home, "toy", made)
-    return home, root / "dicom", made
-
-
 @pytest.fixture
 def home(taught: tuple[Home, Path, list[Shot]], tmp_path: Path) -> Home:
     shutil.copytree(taught[0].root, tmp_path / "home")
@@ -84,17 +76,6 @@ def retrain(home: Home, card: Path, *folders: Path, page: bool = False, **change
 def records(home: Home, *kinds: str) -> list[dict[str, object]]:
     with Store.open(home.store_url) as store:
         return [dict(r.facts) for _, r in store.of_kinds(*kinds)]
-
-
-@pytest.fixture(scope="module")
-def first(
-    taught: tuple[Home, Path, list[Shot]], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Home, Path, Outcome]:
-    """A home after its first training, never changed."""
-    root = tmp_path_factory.mktemp("first")
-    shutil.copytree(taught[0].root, root / "home")
-    card = write(root)
-    return Home(root / "home"), card, retrain(Home(root / "home"), card, taught[1], page=True)
 
 
 def test_a_first_model_is_trained_measured_on_locked_patients_and_eligible(
@@ -368,6 +349,22 @@ def test_mistakes_of_a_card_are_named_before_anything_is_read(
 ) -> None:
     with pytest.raises(ConfigError, match=why):
         retrain(home, write(tmp_path, **changed), tmp_path)
+
+
+@pytest.mark.slow
+def test_the_command_runs_the_flow_and_prints_one_object(
+    first: tuple[Home, Path, Outcome], taught: tuple[Home, Path, list[Shot]], tmp_path: Path
+) -> None:
+    shutil.copytree(first[0].root, tmp_path / "home")
+    words = [first[1], "--by", "dr. a", "--input", taught[1], "--home", tmp_path / "home", "--json"]
+    done = subprocess.run(
+        [shutil.which("medrec") or "medrec", "retrain", *map(str, words)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["status"] == "already done"
+    with sqlite3.connect(tmp_path / "home" / "prefect" / "prefect.db") as database:
+        (count,) = database.execute("SELECT count(*) FROM task_run").fetchone()
+    assert count == 5  # gather, divide, train, evaluate, describe
 
 
 def test_without_images_or_labels_nothing_starts(home: Home, tmp_path: Path) -> None:

@@ -47,6 +47,9 @@ models.command("list")(training.show_models)
 models.command("show")(training.show_model)
 for decided in (training.promote, training.rollback, training.disable):
     models.command()(decided)
+models.command("export")(training.export_bundle)
+models.command("import")(training.import_bundle)
+models.command()(training.evaluate)
 app.add_typer(models, name="models")
 
 

@@ -114,6 +114,82 @@ def disable(
         _said("disabled", registry.disable(version, by, reason, _now()))
 
 
+def export_bundle(
+    version: VersionArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The zip file to write.")],
+    home: HomeOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Write a version as a MONAI Bundle, and say its digest."""
+    import hashlib
+
+    from medrec.errors import ConfigError
+    from medrec.learning.page import card_markdown
+    from medrec.models import bundles
+
+    if output.exists():
+        raise ConfigError([f"--output: {output} is there already"])
+    with _registry(home, config) as (registry, _):
+        found = registry.find(version)
+        kept = registry.load(found.name, found.card)
+    data = bundles.pack(kept.card, kept.weights, card_markdown(kept.card, None))
+    output.write_bytes(data)
+    say(f"{output}: sha256 {hashlib.sha256(data).hexdigest()}, licence {found.licence}")
+
+
+def import_bundle(
+    bundle: Annotated[Path, typer.Argument(metavar="FILE", help="The bundle's zip file.")],
+    by: ByOption,
+    reason: ReasonOption,
+    home: HomeOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Take in a MONAI Bundle whose digest the configuration approves; it runs nowhere before it passed its gate."""
+    import hashlib
+    from tempfile import TemporaryDirectory
+
+    from medrec import config as configuration
+    from medrec.errors import ConfigError
+
+    if not bundle.is_file():
+        raise ConfigError([f"{bundle}: no such file"])
+    data = bundle.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    if digest not in configuration.load(config).settings.bundles:
+        raise ConfigError([f"{bundle.name}: medrec.yaml approves no bundle with sha256 {digest} (bundles:)"])
+    from medrec.models import bundles
+
+    with _registry(home, config) as (registry, store), TemporaryDirectory() as place:
+        card, files = bundles.unpack(data, Path(place))
+        kept = registry.put(card, files).card
+        facts = {"card": kept.digest, "weights": kept.weights_digest, "bundle": digest, "by": by, "why": reason}
+        told = {"model": kept.name, "version": kept.version, "licence": kept.licence}
+        store.append("model imported", _now(), facts | told)
+    say(f"{kept.name} {kept.version}, card {kept.digest[:12]}…: imported; licence {kept.licence}")
+    say(f"medrec models evaluate {kept.digest[:12]} --by NAME asks its gate")
+
+
+def evaluate(
+    version: VersionArgument,
+    by: ByOption,
+    input: Annotated[list[Path] | None, typer.Option("--input", help="Folders with the labelled images.")] = None,
+    home: HomeOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Ask the gate about a version that was not trained here; a use of the locked patients."""
+    from medrec import config as configuration
+    from medrec.home import Home
+    from medrec.retraining import Request, evaluate_version
+
+    with _registry(home, config) as (registry, _):
+        found = registry.find(version)
+        card = registry.card_file(found)
+    place = Home(home or Home.default())
+    request = Request(str(card), place, configuration.load(config), by, tuple(input or ()))
+    with progress_bar() as progress:
+        evaluate_version(found.card, request, say, progress)
+
+
 @contextmanager
 def _registry(home: Path | None, config: Path | None) -> "Iterator[tuple[Registry, Store]]":
     from medrec import config as configuration
