@@ -357,9 +357,8 @@ def test_the_command_runs_the_flow_and_prints_one_object(
 ) -> None:
     shutil.copytree(first[0].root, tmp_path / "home")
     words = [first[1], "--by", "dr. a", "--input", taught[1], "--home", tmp_path / "home", "--json"]
-    done = subprocess.run(
-        [shutil.which("medrec") or "medrec", "retrain", *map(str, words)], capture_output=True, text=True
-    )
+    command = [str(Path(sys.executable).parent / "medrec"), "retrain", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["status"] == "already done"
     with sqlite3.connect(tmp_path / "home" / "prefect" / "prefect.db") as database:
