@@ -11,7 +11,7 @@ import json
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -266,9 +266,16 @@ def check_key(home: Home, store: Store) -> None:
 
 
 def key_fingerprints(store: Store) -> frozenset[str]:
-    """The fingerprints of the keys that may be in the home; empty when no record names one."""
-    records = [store.latest(kind) for kind in ("key rotated", "configuration changed")]
-    return frozenset(str(r.facts["key"]) for r in records if r is not None and "key" in r.facts)
+    """The fingerprints of the keys that may be in the home; empty when no record names one.
+
+    A record that is spoilt names none: `audit verify` names it.
+    """
+    found = set()
+    for kind in ("key rotated", "configuration changed"):
+        with suppress(ValueError, KeyError):
+            record = store.latest(kind)
+            found |= {str(record.facts["key"])} if record is not None else set()
+    return frozenset(found)
 
 
 def _next(path: Path) -> Path:

@@ -7,6 +7,7 @@ first is the first that does not match.
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -48,8 +49,10 @@ def verify(home: Home, store: Store, since: int = 0) -> Iterator[Problem]:
 
 
 def _keys(home: Home, store: Store, digest: Callable[[str], str | None]) -> Iterator[Problem]:
-    rotated = store.latest("key rotated")
-    if rotated is not None and digest(home.renamed.name) != rotated.facts["mapping"]:
+    rotated, mapping = store.latest("key rotated"), digest(home.renamed.name)
+    with suppress(ValueError, KeyError):  # a spoilt record is named by itself
+        mapping = mapping if rotated is None else str(rotated.facts["mapping"])
+    if digest(home.renamed.name) != mapping:
         yield Problem(f"{home.renamed.name} in the home", "it is not the mapping that the last rotation wrote")
     try:
         check_key(home, store)
