@@ -92,7 +92,7 @@ class _Told:
             except ValueError:
                 continue
             told.subjects |= {(number, subject, kind) for subject in events.subjects(kind, facts)}
-            if kind in events.KINDS and not events.missing(kind, facts):
+            if record.holds and kind in events.KINDS and not events.missing(kind, facts):
                 told.add(kind, facts, record.at)
         return told
 
