@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from medrec import objects
+from medrec.dispatch.derived import ACCEPTED, REJECTED, derived, recorded
 from medrec.dispatch.release import plan
 from medrec.dispatch.values import Delivered
 from medrec.errors import ConfigError, WorldError
@@ -85,6 +86,7 @@ class _Push:
         try:
             files = self._files(row)
             labels = {path.name: objects.label(path) for path in files}
+            self._known(row, files[0].parent)
             return self._bring(row, files, labels)
         except NotReturnableError as error:
             return self._move(row, State.FAILED, str(error))
@@ -107,17 +109,24 @@ class _Push:
         """What this delivery sends: to a place that wants reviewed results, the accepted ones."""
         folder = self._home.outbox / row.case
         if row.kind == "rejection":
-            folder = self._home.outbox / f"{row.case}-rejected"
+            folder = self._home.outbox / f"{row.case}-{REJECTED}"
         elif self._rule.release == "after_review":
             who = self._store.accepted(row.case)
             assert who is not None, "only an accepted case is queued for such a destination"
-            before, folder = folder, self._home.outbox / f"{row.case}-accepted"
+            before, folder = folder, self._home.outbox / f"{row.case}-{ACCEPTED}"
             if not folder.is_dir():
                 objects.place(objects.accept(before, *who), folder)
         files = sorted(folder.glob("*.dcm"))
         if not files:
             raise NotReturnableError("its objects are gone from the outbox")
         return files
+
+    def _known(self, row: DeliveryRow, folder: Path) -> None:
+        """Raises NotReturnableError for objects that the ledger does not tell of: fitting UIDs anybody can compute."""
+        how = folder.name.removeprefix(row.case).removeprefix("-")
+        told = derived(self._store, self._home, row.case, how) if how else recorded(self._store, self._home, row.case)
+        if told:
+            raise NotReturnableError(told)
 
     def _another_patient(self, ours: Label) -> str:
         """Why the study there must not get these objects; "" when it may. Names no value."""

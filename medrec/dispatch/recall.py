@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from medrec import objects
+from medrec.dispatch.derived import reject
 from medrec.home import Home
 from medrec.store import CaseRow, State, Store
 
@@ -64,8 +65,7 @@ def _write(home: Home, case: str, reason: str, at: str) -> None:
     """The rejection of everything that the case may have sent."""
     folder = home.outbox / f"{case}-rejected"
     if not folder.is_dir():
-        sent = [p for name in (case, f"{case}-accepted") for p in sorted((home.outbox / name).glob("*.dcm"))]
-        objects.place([objects.reject(sent, reason, case, at)], folder)
+        objects.place([reject(home, case, reason, at)], folder)
 
 
 def _affected(store: Store, case: CaseRow) -> Affected:
