@@ -1,9 +1,13 @@
 """What tests share: phantom studies, a home, and a night without Prefect."""
 
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as cores: threads of one would only hold up the others
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from orthanc import Orthanc
