@@ -35,7 +35,10 @@ PRUNED = "files pruned"
 # facts["label"] was given to an image of facts["study"] (keyed); `what` is "mask" or "class", `origin` how it was made.
 LABEL = "label"
 # Only the store's own transactions write these, together with the rows that they are about.
-WITH_ROWS = CASE_KINDS | {SUPERSEDED, ERASED, LABEL}
+WITH_ROWS = CASE_KINDS | {SUPERSEDED, ERASED, LABEL, "night finished", "night rewritten"}
+
+# What a fact is called as a subject, where that is another word.
+NOUNS = {"cases": "case", "by": "case", "cards": "card", "batches": "batch"}
 
 _ANALYSED = frozenset({"case analysed"})
 _GONE = frozenset({ERASED})
@@ -53,6 +56,9 @@ KINDS: Mapping[str, Kind] = {
     "delivery state": Kind(("case", "to", "what", "state"), ("case",), after=_ANY_CASE, never_after=_GONE),
     "case accepted": Kind(("case", "by"), ("case",), after=_ANALYSED, never_after=_GONE),
     "case recalled": Kind(("case", "reason"), ("case",), after=_ANALYSED, never_after=_GONE),
+    # `summary` is the digest of the summary, which changes when a patient is erased or the key is rotated.
+    "night finished": Kind(("batch", "started_at", "finished_at", "summary"), ("batch",)),
+    "night rewritten": Kind(("batch", "summary", "why"), ("batch",)),
     "batch delivered": Kind(("batch", "to", "what", "tags", "head"), ("batch",)),
     # `report` is the SHA-256 of the report that was read.
     "review": Kind(("case", "report", "by", "decision"), ("case",), after=_ANALYSED, never_after=_GONE),
@@ -60,6 +66,8 @@ KINDS: Mapping[str, Kind] = {
     # `model` is a card's name; `patients` who was given which side (keyed), or who was used.
     "patients divided": Kind(("model", "patients", "by"), ("model",)),
     "gate declared": Kind(("model", "gate", "by"), ("model",)),
+    # `models` are the versions in MLflow with their files; `fresh` says that it held none of ours before.
+    "models registered": Kind(("cards", "models", "fresh"), ("cards",)),
     # `card` is the digest of the model's card. A model that came as a bundle was not trained here.
     "model trained": Kind(("card", "weights"), ("card",)),
     "model imported": Kind(("card", "weights", "bundle", "by"), ("card",)),
@@ -96,7 +104,7 @@ def subjects(kind: str, facts: Mapping[str, object]) -> tuple[str, ...]:
     for name in KINDS[kind].subjects if kind in KINDS else ():
         value = facts.get(name)
         values = value if isinstance(value, list) else [value]
-        noun = "case" if name in ("cases", "by") else name
+        noun = NOUNS.get(name, name)
         found += [f"{noun} {v}" for v in values if isinstance(v, str)]
     return tuple(dict.fromkeys(found))
 

@@ -82,13 +82,17 @@ class Pull(Frozen):
 
 
 class Receive(Frozen):
-    """`medrec receive`: who may send, how much at once, and how quiet a study must be to be complete."""
+    """`medrec receive`: who may send, how much at once, and how quiet a study must be to be complete.
+
+    `max_object_mb` bounds one object; `max_memory_mb` those of all senders that are on their way at once.
+    """
 
     title: Title = "MEDREC"
     host: str = "0.0.0.0"
     port: Port = 11112
     callers: Annotated[tuple[Title, ...], Field(min_length=1)]
     max_object_mb: Annotated[int, Field(ge=1, le=2047)] = 512
+    max_memory_mb: Annotated[int, Field(ge=1)] = 1024
     max_associations: Annotated[int, Field(ge=1, le=100)] = 8
     max_mb_per_s: Annotated[float, Field(gt=0)] | None = None
     quiet_s: Annotated[float, Field(ge=0, le=86400)] = 60

@@ -137,6 +137,14 @@ def test_the_page_of_a_version_is_one_file_that_shows_its_own_filters_maps_and_m
     assert {"page.html", "card.md"} <= {a.path for a in client.list_artifacts(str(first[2].mlflow_run_id))}
 
 
+def test_an_audit_of_a_home_with_a_trained_model_finds_nothing(first: tuple[Home, Path, Outcome]) -> None:
+    from medrec import verification
+
+    with Store.open(first[0].store_url) as store:
+        assert list(verification.verify(first[0], store)) == []
+        assert list(verification.verify_mlflow(first[0], store, "medrec")) == []
+
+
 def test_the_same_card_on_the_same_labels_is_neither_trained_nor_asked_again(
     first: tuple[Home, Path, Outcome], taught: tuple[Home, Path, list[Shot]], tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import random
 import socket
 import stat
+import struct
 import subprocess
 import threading
 import time
@@ -16,8 +17,10 @@ import numpy as np
 import pydicom
 import pytest
 from orthanc import OURS, Orthanc, debian, free_port
-from pydicom.uid import MRImageStorage
-from pynetdicom import AE
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
+from pynetdicom import AE, evt
+from pynetdicom.dsutils import encode
 
 from medrec.dicom import Pseudonyms
 from medrec.errors import ConfigError, WorldError
@@ -87,7 +90,6 @@ def test_what_a_foreign_client_sends_is_handed_over_when_it_is_quiet(spool: Spoo
     with receiving(where, spool):
         assert storescu(where, *sent[:4]) == 0
         assert storescu(where, *sent[4:]) == 0
-        assert list(spool.studies.iterdir()) == []
         wait_until(lambda: list(spool.studies.iterdir()))
     assert images(spool.studies) == {str(pydicom.dcmread(p).SOPInstanceUID) for p in sent}
     assert list(spool.incoming.iterdir()) == []
@@ -197,6 +199,123 @@ def test_connections_that_say_nothing_do_not_keep_others_out(spool: Spool, tmp_p
         wait_until(lambda: storescu(where, *sent) == 0, 20)
         for line in silent:
             line.close()
+
+
+def hand_made(where: Receive) -> socket.socket:
+    """A line with an association of a caller that is allowed; what goes over it next is the test's."""
+    ae, said = AE("STORESCU"), []
+    ae.add_requested_context(MRImageStorage, ExplicitVRLittleEndian)
+    listening = [(evt.EVT_DATA_SENT, lambda event: said.append(event.data))]
+    ae.associate("127.0.0.1", where.port, ae_title=where.title, evt_handlers=listening).release()
+    line = socket.create_connection(("127.0.0.1", where.port))
+    line.sendall(said[0])
+    assert line.recv(10_000)[0] == 2, "accepted"
+    return line
+
+
+def part(control: int, content: bytes) -> bytes:
+    """A P-DATA-TF with one value (DICOM PS3.8 9.3.5): 3 ends a command, 0 goes on with data, 2 ends them."""
+    value = struct.pack(">LBB", len(content) + 2, 1, control) + content
+    return struct.pack(">BBL", 4, 0, len(value)) + value
+
+
+def command(field: int) -> bytes:
+    ds = Dataset()
+    ds.AffectedSOPClassUID, ds.AffectedSOPInstanceUID, ds.CommandField = MRImageStorage, "1.2.3", field
+    ds.MessageID, ds.Priority, ds.CommandDataSetType = 1, 0, 1
+    body = encode(ds, True, True)
+    return part(3, struct.pack("<HHLL", 0, 0, 4, len(body)) + body)
+
+
+def broken_off(line: socket.socket, content: bytes, times: int, pause_s: float = 0) -> bool:
+    """Whether the other side ends it before so many are sent."""
+    line.settimeout(5)
+    for _ in range(times):
+        try:
+            line.sendall(content)
+        except ConnectionError:
+            return True
+        time.sleep(pause_s)
+    return False
+
+
+NO_MESSAGE = (command(0x7777), part(3, b"garbage" * 5), part(3, b""), struct.pack(">BBLL", 4, 0, 4, 0), part(2, b"x"))
+
+
+def test_what_is_no_message_ends_its_association_quietly(
+    spool: Spool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sent, where = study(tmp_path / "in"), settings(max_associations=2)
+    with Listener(where, spool.keep):
+        for content in NO_MESSAGE:
+            hand_made(where).sendall(content)
+        wait_until(lambda: storescu(where, *sent) == 0, 20)
+    assert capfd.readouterr().err == ""
+
+
+def test_who_drips_loses_its_place(spool: Spool, tmp_path: Path) -> None:
+    sent, where = study(tmp_path / "in"), settings(timeout_s=1, max_associations=1)
+    with Listener(where, spool.keep):
+        line = hand_made(where)
+        line.sendall(command(1))
+        assert broken_off(line, part(0, b"x"), 100, 0.1)
+        wait_until(lambda: storescu(where, *sent) == 0, 5)
+
+
+def test_objects_that_come_before_the_last_was_answered_are_not_kept_in_memory(spool: Spool, tmp_path: Path) -> None:
+    content = study(tmp_path / "in")[0].read_bytes()[352:]
+    where, taken = settings(), threading.Event()
+    with Listener(where, lambda study_uid, content: taken.wait(20)):
+        line = hand_made(where)
+        assert broken_off(line, command(1) + part(2, content), 3000)
+        taken.set()
+
+
+def test_silent_strangers_take_no_place_of_a_known_caller(
+    spool: Spool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sent, where = study(tmp_path / "in"), settings(timeout_s=20, max_associations=2)
+    with Listener(where, spool.keep):
+        silent = [socket.create_connection(("127.0.0.1", where.port)) for _ in range(5)]
+        time.sleep(0.3)
+        assert storescu(where, *sent) == 0
+        for line in silent:
+            line.close()
+    assert capfd.readouterr().err == ""
+
+
+def big(folder: Path, mb: int) -> Path:
+    voxels = np.zeros((1024, 512 * mb, 1), np.int16)
+    return write_dicom(voxels, grid(voxels.shape, (1, 1, 1)), folder)[0]  # type: ignore[arg-type]
+
+
+def store_answers(where: Receive, *files: Path) -> list[tuple[int, str]]:
+    ae = AE("STORESCU")
+    ae.add_requested_context(MRImageStorage)
+    association = ae.associate("127.0.0.1", where.port, ae_title=where.title)
+    answers = [association.send_c_store(pydicom.dcmread(path)) for path in files]
+    association.release()
+    return [(a.get("Status"), a.get("ErrorComment", "")) for a in answers]
+
+
+def test_an_object_too_large_is_answered_so_and_the_association_goes_on(spool: Spool, tmp_path: Path) -> None:
+    sent, where = study(tmp_path / "in"), settings(max_object_mb=1, max_memory_mb=4)
+    with Listener(where, spool.keep):
+        told = store_answers(where, big(tmp_path / "two", 2), big(tmp_path / "three", 3), sent[0])
+    assert told == [(0xA700, "object too large (at most 1 MB)")] * 2 + [(0, "")]
+    assert len(images(spool.incoming)) == 1
+
+
+def test_all_senders_together_stay_within_the_memory_and_later_ones_may_try_again(spool: Spool, tmp_path: Path) -> None:
+    path = big(tmp_path / "two", 2)
+    where = settings(max_object_mb=3, max_memory_mb=4)
+    with Listener(where, spool.keep):
+        line = hand_made(where)
+        line.sendall(command(1) + b"".join(part(0, b"x" * 100_000) for _ in range(25)))
+        time.sleep(0.3)
+        assert store_answers(where, path) == [(0xA700, "too much at once, try again later")]
+        line.close()
+        wait_until(lambda: store_answers(where, path) == [(0, "")], 5)
 
 
 def test_a_transfer_that_breaks_off_leaves_no_part_of_a_file(spool: Spool, tmp_path: Path) -> None:

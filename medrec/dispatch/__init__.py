@@ -7,9 +7,10 @@ PACS that is down delays and never loses or doubles; no person and no UID of a s
 `release` decides what may go, `push` brings one case to one PACS, `recall` takes back.
 """
 
+from medrec.dispatch.derived import derived
 from medrec.dispatch.push import deliver
 from medrec.dispatch.recall import Affected, recall
 from medrec.dispatch.release import plan
 from medrec.dispatch.values import Delivered
 
-__all__ = ["Affected", "Delivered", "deliver", "plan", "recall"]
+__all__ = ["Affected", "Delivered", "deliver", "derived", "plan", "recall"]

@@ -16,6 +16,7 @@ import threading
 
 from medrec import database
 from medrec.store.batches import Batches
+from medrec.store.consistency import Consistency
 from medrec.store.deliveries import Deliveries, DeliveryRow, State
 from medrec.store.labelled import Known, Label, Labelled, Origin
 from medrec.store.locks import Locks
@@ -43,7 +44,7 @@ WAIT_S = 30.0
 _OPENING = threading.Lock()
 
 
-class Store(Batches, Deliveries, Labelled, Privacy, Locks, Outbox):
+class Store(Batches, Deliveries, Labelled, Privacy, Locks, Outbox, Consistency):
     """The database, open. Made by `Store.open`; usable as a context manager."""
 
     @classmethod
