@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from medrec.audit import AuditRecord
+from medrec.audit import AuditRecord, plain
 from medrec.errors import DataError
 from medrec.store import Store
 
@@ -17,8 +17,8 @@ def tell(key: str, store: Store) -> Iterator[str]:
     if not records:
         raise DataError(f"the ledger knows no case {key}")
     for number, record in records:
-        yield f"{record.at}  {sentence(record, key)}  [record {number}, {record.digest[:SHORT]}…]"
-        yield from (f"    {line}" for line in details(record))
+        yield f"{record.at}  {plain(sentence(record, key))}  [record {number}, {record.digest[:SHORT]}…]"
+        yield from (f"    {plain(line)}" for line in details(record))
 
 
 def sentence(record: AuditRecord, key: str) -> str:

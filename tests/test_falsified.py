@@ -11,7 +11,7 @@ from conftest import a_night, copy_home
 from mlflow.tracking import MlflowClient
 from test_night import small_study
 
-from medrec import verification
+from medrec import privacy, story, verification
 from medrec.errors import ConfigError
 from medrec.home import Home
 from medrec.store import Store
@@ -221,3 +221,19 @@ def test_the_summary_of_a_night_that_was_killed_at_its_end_is_written_by_the_nex
 def test_a_summary_carries_a_salt_so_that_its_digest_tells_nothing_of_whom_it_no_longer_names(home: Home) -> None:
     (path,) = home.batches.iterdir()
     assert len(json.loads(path.read_text())["salt"]) == 32
+
+
+HOSTILE = "\x1b[2K\x1b]0;title\x07\u202egnp\r\n"
+
+
+def test_names_and_words_of_a_forger_steer_no_terminal(home: Home) -> None:
+    (home.reports / HOSTILE).mkdir()
+    found = problems(home)
+    assert found.isprintable()
+    assert "report of case ?[2K" in found
+    with Store.open(home.store_url) as store:
+        (row,) = store.cases()
+        privacy.hold(row.case, f"court {HOSTILE}", store)
+        told = list(story.tell(row.case, store))
+    assert all(line.isprintable() for line in told)
+    assert "put on hold" in told[-1]
