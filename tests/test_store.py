@@ -682,15 +682,18 @@ def test_a_delivery_is_there_once_and_each_change_is_in_the_ledger(store: Store)
     for _ in range(2):
         store.enqueue("a", "pacs", "results", State.QUEUED, AT)
     (delivery,) = store.deliveries()
+    delivery = store.trying(delivery)
     sent = store.move(delivery, State.SENT, LATER, objects={"2.25.1": "0" * 64})
     again = store.move(sent, State.SENT, LATER)
     done = store.move(again, State.CONFIRMED, LATER)
     assert store.deliveries() == (done,)
-    assert (done.attempts, done.changed_at, done.created_at) == (3, LATER, AT)
+    assert (done.attempts, done.changed_at, done.created_at) == (1, LATER, AT)
     records = [r for r in store.ledger() if r.kind.startswith("delivery")]
     assert [r.facts["state"] for r in records] == ["queued", "sent", "confirmed"]
     assert [r.kind for r in records] == ["delivery state", "delivery", "delivery state"]
     assert records[1].facts["objects"] == {"2.25.1": "0" * 64}
+    assert store.sent("a", "pacs", "results") == {"2.25.1"}
+    assert store.sent("a", "pacs", "rejection") == store.sent("a", "other", "results") == frozenset()
     assert list(store.verify()) == []
 
 

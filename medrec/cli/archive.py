@@ -114,6 +114,8 @@ def recall(
     config: ConfigOption = None,
 ) -> None:
     """List every report of a model since a day; with --reject take each back, also where it was sent."""
+    from datetime import date
+
     from medrec import dispatch
     from medrec.errors import ConfigError
     from medrec.store import Store
@@ -121,8 +123,11 @@ def recall(
     place, settings = _settings(home, config)
     if not place.holds_store():
         raise ConfigError([f"--home: there is no store at {place.root}: nothing to recall"])
-    _day(since, "--since")
+    since = f"{date.fromisoformat(_day(since, '--since')):%Y-%m-%d}"
     with Store.open(place.store_url) as store, place.lock():
+        known = sorted({row.model for row in store.cases() if row.model})
+        if model not in known:  # a misspelt name must not read as "nothing to take back"
+            raise ConfigError([f"MODEL: no report here was made by {model}; there are reports by {', '.join(known)}"])
         found = dispatch.recall(store, place, model, since, reject, _now)
         if reject is not None:
             done = dispatch.deliver(store, place, settings.peers, settings.destinations, _now)

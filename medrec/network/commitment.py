@@ -18,7 +18,7 @@ from medrec.errors import WorldError
 from medrec.network import contexts
 from medrec.network.association import context, opened
 from medrec.network.bounded import Bounds, Room, Server, arriving
-from medrec.network.pacs import RefusedError, UnreachableError
+from medrec.network.pacs import RefusedError, UnansweredError, UnreachableError
 from medrec.peers import DimsePeer
 
 INSTANCE = "1.2.840.10008.1.20.1.1"  # the well-known instance, PS3.4 J.3.2
@@ -40,7 +40,7 @@ class Commitment:
     def of(self, files: Sequence[Path]) -> frozenset[str]:
         """The names of those files that the PACS takes responsibility for.
 
-        Raises RefusedError when it offers none, UnreachableError when no answer comes in time.
+        Raises RefusedError when it offers none, UnansweredError when no answer comes in time.
         """
         names = {}
         question = Dataset()
@@ -61,7 +61,7 @@ class Commitment:
                 self._heard.wait(min(1.0, self._peer.timeout_s))
             self._heard.wait(self._peer.timeout_s)
         if self._answer is None:
-            raise UnreachableError(f"{self._name} did not answer the storage commitment in time")
+            raise UnansweredError(f"{self._name} did not answer the storage commitment in time")
         kept = {str(item.ReferencedSOPInstanceUID) for item in self._answer.get("ReferencedSOPSequence", [])}
         return frozenset(name for instance, name in names.items() if instance in kept)
 

@@ -25,7 +25,7 @@ from medrec.peers import DimsePeer, Receive
 PENDING = (0xFF00, 0xFF01)
 # DICOM PS3.4 B.2.3 and PS3.7 annex C: what a later try may change.
 OUT_OF_RESOURCES = range(0xA700, 0xA800)
-PROCESSING_FAILURE = 0x0110
+PROCESSING_FAILURE, RESOURCE_LIMITATION = 0x0110, 0x0213
 DUPLICATE = 0x0111  # the same instance is there: a retry arrived before
 COERCED = (0xB000, 0xB006, 0xB007)
 SUBOPERATIONS_FAILED = 0xB000
@@ -100,7 +100,10 @@ class DimsePacs:
         """Storage commitment (PS3.4 annex J): asked for, then waited for on the port that the settings name."""
         if self._commitment_port is None:
             return None
-        return Commitment(self.name, self._peer, self._commitment_port).of(files)
+        try:
+            return Commitment(self.name, self._peer, self._commitment_port).of(files)
+        except RefusedError:  # what is not offered is asked for in the other way
+            return None
 
     def _find(self, level: str, keys: Sequence[str], **where: str) -> Iterator[Dataset]:
         query = Dataset()
@@ -202,5 +205,5 @@ def _status(status: Dataset, name: str) -> int:
 
 def _outcome(name: str, code: int) -> Outcome:
     stored = code in (0, DUPLICATE, *COERCED)
-    again = code in OUT_OF_RESOURCES or code == PROCESSING_FAILURE
+    again = code in OUT_OF_RESOURCES or code in (PROCESSING_FAILURE, RESOURCE_LIMITATION)
     return Outcome(name, stored, f"{code:04X}", again)

@@ -16,6 +16,10 @@ class UnreachableError(WorldError):
     """The peer is away, too slow, or broke off: trying again may help."""
 
 
+class UnansweredError(UnreachableError):
+    """The peer took what it was sent, and does not say that it keeps it: other objects may go all the same."""
+
+
 class RefusedError(DataError):
     """The peer does not want us or our object: trying again changes nothing."""
 

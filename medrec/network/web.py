@@ -20,8 +20,8 @@ from medrec.peers import WebPeer
 for _name in ("dicomweb_client", "urllib3"):  # they log addresses, which hold UIDs
     logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
 
-# What a later try may change (RFC 9110, RFC 6585): too slow, too many, the server's own trouble.
-AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+# What a later try may change (RFC 9110, 6585, 4918): too slow, too many, the server's own trouble, its full disk.
+AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504, 507})
 DUPLICATE = 0x0111
 # DICOM JSON (PS3.18 annex F): tags by keyword.
 TAGS = {
