@@ -32,8 +32,10 @@ SUPERSEDED = "case superseded"
 ERASED = "patient erased"
 # facts["files"] were taken away by a rule of retention.
 PRUNED = "files pruned"
+# facts["summary"] is the digest of a night's summary, which changes when a patient is erased or the key is rotated.
+NIGHT_FINISHED, NIGHT_REWRITTEN = "night finished", "night rewritten"
 # Only the store's own transactions write these, together with the rows that they are about.
-WITH_ROWS = CASE_KINDS | {SUPERSEDED, ERASED, "night finished", "night rewritten"}
+WITH_ROWS = CASE_KINDS | {SUPERSEDED, ERASED, NIGHT_FINISHED, NIGHT_REWRITTEN}
 
 # What a fact is called as a subject, where that is another word.
 NOUNS = {"cases": "case", "by": "case", "cards": "card", "batches": "batch"}
@@ -54,9 +56,8 @@ KINDS: Mapping[str, Kind] = {
     "delivery state": Kind(("case", "to", "what", "state"), ("case",), after=_ANY_CASE, never_after=_GONE),
     "case accepted": Kind(("case", "by"), ("case",), after=_ANALYSED, never_after=_GONE),
     "case recalled": Kind(("case", "reason"), ("case",), after=_ANALYSED, never_after=_GONE),
-    # `summary` is the digest of the summary, which changes when a patient is erased or the key is rotated.
-    "night finished": Kind(("batch", "started_at", "finished_at", "summary"), ("batch",)),
-    "night rewritten": Kind(("batch", "summary", "why"), ("batch",)),
+    NIGHT_FINISHED: Kind(("batch", "started_at", "finished_at", "summary"), ("batch",)),
+    NIGHT_REWRITTEN: Kind(("batch", "summary", "why"), ("batch",)),
     "batch delivered": Kind(("batch", "to", "what", "tags", "head"), ("batch",)),
     # `report` is the SHA-256 of the report that was read.
     "review": Kind(("case", "report", "by", "decision"), ("case",), after=_ANALYSED, never_after=_GONE),

@@ -57,9 +57,14 @@ class Home:
         """The folders that hold what a case gives back to the archive: as written, as accepted, and its rejection."""
         return tuple(self.outbox / name for name in (case, f"{case}-accepted", f"{case}-rejected", f".draft-{case}"))
 
+    @property
+    def shares_store(self) -> bool:
+        """Whether the store is a server's, which other homes may use too."""
+        return not self.store_url.startswith("sqlite:")
+
     def holds_store(self) -> bool:
         """Whether there is a store to read: asked before opening, which would make an empty one."""
-        return not self.store_url.startswith("sqlite:///") or Path(self.store_url.removeprefix("sqlite:///")).is_file()
+        return self.shares_store or Path(self.store_url.removeprefix("sqlite:///")).is_file()
 
     def create(self) -> None:
         """Make the folders, 0700. Raises WorldError when that cannot be done, ConfigError when it should not."""

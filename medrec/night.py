@@ -150,7 +150,7 @@ class Night:
         self._store.start_batch(self.batch, _iso(now))
         privacy.settle(request.home, self._store)
         self._store.seal_nights(_iso(now))
-        self._complete_last_night()
+        privacy.complete_summary(request.home, self._store, configuration.settings.retention, now)
         rules = rules_of(c.card for c in configuration.cards)
         self._archive = Archive(request.input, Pseudonyms.load(request.home.key), rules, memory=request.home.index)
         self._setting = Setting(self.batch, request.home, self._store, configuration, "")
@@ -168,12 +168,6 @@ class Night:
         last = self._store.latest("configuration changed")
         if last is None or last.facts != facts:
             self._store.append("configuration changed", _iso(now), facts)
-
-    def _complete_last_night(self) -> None:
-        """Write the summary of a night that was killed after the store had it."""
-        for batch in [b for b in self._store.batches() if b.summary is not None][-1:]:
-            if not (self._request.home.batches / f"{batch.batch}.json").exists():
-                privacy.write_summary(self._request.home, batch.batch, str(batch.summary))
 
     def _reach_mlflow(self, now: datetime) -> Tracker | None:
         try:

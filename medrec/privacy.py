@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from medrec import delivery
-from medrec.config import Configuration
+from medrec.config import Configuration, Retention
 from medrec.dicom import Pseudonyms
 from medrec.dicom.identity import Identity, find, whois
-from medrec.dicom.renaming import Renamed, replace_file
+from medrec.dicom.renaming import Renamed
+from medrec.disk import replace_file
 from medrec.errors import ConfigError, DataError, WorldError
 from medrec.events import ERASED, PRUNED
 from medrec.home import Home
@@ -148,6 +149,18 @@ def _write_summaries(home: Home, store: Store) -> None:
 def write_summary(home: Home, batch: str, summary: str) -> None:
     """Put a night's summary where people find it, whole or not at all."""
     replace_file(home.batches / f"{batch}.json", (summary + "\n").encode())
+
+
+def complete_summary(home: Home, store: Store, retention: Retention, now: datetime) -> None:
+    """Write the summary of the last night where a kill came after the store had it; not one that was cleared away.
+
+    On a store of several homes nobody knows whose the last night was.
+    """
+    last = next((b for b in reversed(store.batches()) if b.summary is not None), None)
+    if last is None or home.shares_store or (home.batches / f"{last.batch}.json").exists():
+        return
+    if retention.batches_days is None or not _older(last.started_at, retention.batches_days, now):
+        write_summary(home, last.batch, str(last.summary))
 
 
 def _trained_on(pixels: set[str], home: Home, configuration: Configuration) -> Iterator[str]:

@@ -1,9 +1,12 @@
 """What somebody with the whole home would touch to make a report say something else: each is noticed and named."""
 
 import json
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,10 +15,12 @@ from mlflow.tracking import MlflowClient
 from test_night import small_study
 
 from medrec import privacy, story, verification
+from medrec.config import Retention, load
 from medrec.errors import ConfigError
 from medrec.home import Home
+from medrec.shown import ShownRun
 from medrec.store import Store
-from medrec.tracking import ShownRun, Tracker
+from medrec.tracking import Tracker
 
 Attack = Callable[[Home], object]
 
@@ -187,8 +192,6 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
 
 @pytest.mark.parametrize("what", ATTACKS)
 def test_it_is_noticed_and_named(home: Home, what: str) -> None:
-    import re
-
     attack, words = ATTACKS[what]
     attack(home)
     found = problems(home)
@@ -215,6 +218,16 @@ def test_the_summary_of_a_night_that_was_killed_at_its_end_is_written_by_the_nex
     path.unlink()
     a_night(finished / "in", home.root)
     assert path.read_bytes() == whole
+    assert problems(home) == ""
+
+
+def test_a_summary_that_was_cleared_away_is_not_written_again(home: Home) -> None:
+    settings = load().settings.model_copy(update={"retention": Retention(batches_days=1)})
+    later = datetime.now(UTC) + timedelta(days=3)
+    with Store.open(home.store_url) as store:
+        assert privacy.prune(home, store, replace(load(), settings=settings), later)
+        privacy.complete_summary(home, store, settings.retention, later)
+    assert list(home.batches.iterdir()) == []
     assert problems(home) == ""
 
 

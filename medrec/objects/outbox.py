@@ -17,6 +17,7 @@ from pathlib import Path
 import pydicom
 from pydicom.dataset import Dataset
 
+from medrec import disk
 from medrec.dicom import Source
 from medrec.errors import WorldError
 from medrec.objects import dicom_seg, dicom_sr, encapsulated_pdf, uids
@@ -132,7 +133,7 @@ def place(objects: Sequence[Written], folder: Path) -> None:
                 os.fsync(file.fileno())
         shutil.rmtree(folder, ignore_errors=True)
         draft.rename(folder)
-        _flush(folder.parent)
+        disk.flush(folder.parent)
     except OSError as error:
         shutil.rmtree(draft, ignore_errors=True)
         raise WorldError(f"the outbox cannot be written: {os.strerror(error.errno or 0)}") from error
@@ -151,11 +152,3 @@ def _predecessors(folder: Path | None, source: Source) -> list[Dataset]:
     paths = [at / FILES["sr"] for at in (folder, folder.with_name(f"{folder.name}-accepted"))]
     found = [pydicom.dcmread(path, stop_before_pixels=True) for path in paths if path.is_file()]
     return [ds for ds in found if ds.StudyInstanceUID == source.header.get("StudyInstanceUID")]
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

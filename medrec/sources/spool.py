@@ -11,6 +11,7 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
+from medrec import disk
 from medrec.dicom import Pseudonyms
 from medrec.errors import ConfigError, WorldError
 
@@ -92,10 +93,13 @@ class Spool:
         final = self.studies / folder.name
         if not final.exists() and any(folder.iterdir()):
             folder.rename(final)
+            disk.flush(self.studies)
             return 1
         late = sorted(folder.iterdir())
         for path in late:
             path.rename(final / path.name)
+        if late:
+            disk.flush(final)
         with suppress(OSError):  # something came in between: next time
             folder.rmdir()
         return 1 if late else 0
@@ -108,3 +112,4 @@ def _write(part: Path, final: Path, content: bytes) -> None:
         file.flush()
         os.fdatasync(file.fileno())
     part.rename(final)
+    disk.flush(final.parent)
