@@ -172,6 +172,8 @@ class Night:
     def _reach_mlflow(self, now: datetime) -> Tracker | None:
         try:
             tracker = Tracker(self._request.home, self._request.configuration.settings.experiment)
+            # Who holds the home's lock is alone in it: what its worker still holds, a killed night left.
+            self._store.free_leases("mlflow", tracker.worker)
             if tracker.fresh and self._store.requeue("mlflow", _iso(now)):
                 self.warn("MLflow holds nothing of this home: every report is delivered there again")
             tracker.start_batch(self.batch, _ms(now))
