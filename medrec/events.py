@@ -51,6 +51,11 @@ KINDS: Mapping[str, Kind] = {
     "delivery state": Kind(("case", "to", "what", "state"), ("case",), after=_ANY_CASE, never_after=_GONE),
     "case accepted": Kind(("case", "by"), ("case",), after=_ANALYSED, never_after=_GONE),
     "case recalled": Kind(("case", "reason"), ("case",), after=_ANALYSED, never_after=_GONE),
+    # Lesion `lesion` of `case` is lesion `same_lesion` of the earlier `same_case`, and is tracked as that.
+    "lesions matched": Kind(
+        ("case", "lesion", "same_case", "same_lesion", "by", "why"), ("case", "same_case"), _ANALYSED, _GONE
+    ),
+    "match lifted": Kind(("case", "lesion", "by", "why"), ("case",), frozenset({"lesions matched"}), _GONE),
     "batch delivered": Kind(("batch", "to", "what", "tags", "head"), ("batch",)),
     # `report` is the SHA-256 of the report that was read.
     "review": Kind(("case", "report", "by", "decision"), ("case",), after=_ANALYSED, never_after=_GONE),
@@ -87,7 +92,7 @@ def subjects(kind: str, facts: Mapping[str, object]) -> tuple[str, ...]:
     for name in KINDS[kind].subjects if kind in KINDS else ():
         value = facts.get(name)
         values = value if isinstance(value, list) else [value]
-        noun = "case" if name in ("cases", "by") else name
+        noun = "case" if name in ("cases", "by", "same_case") else name
         found += [f"{noun} {v}" for v in values if isinstance(v, str)]
     return tuple(dict.fromkeys(found))
 

@@ -43,7 +43,7 @@ def verify(home: Home, store: Store, since: int = 0) -> Iterator[Problem]:
             if str(path.relative_to(home.root)) not in told.written:
                 yield Problem(f"{path.name} of case {folder.name[:12]}…", "no record tells of this file")
     for folder in sorted(home.outbox.glob("[!.]*")):
-        if folder.name.removesuffix("-accepted").removesuffix("-rejected") not in known:
+        if folder.name.split("-")[0] not in known:
             yield Problem(f"objects of case {folder.name}", "the ledger knows nothing of it")
         for path in sorted(folder.rglob("*")) if folder.name in known else ():
             if str(path.relative_to(home.root)) not in told.written:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from medrec import objects
+from medrec.dispatch.matching import tracked
 from medrec.dispatch.release import NEVER, plan
 from medrec.dispatch.values import Delivered
 from medrec.errors import ConfigError, WorldError
@@ -131,6 +132,11 @@ class _Push:
         if not files:
             reason = folder / objects.REASON
             raise NotReturnableError(reason.read_text().strip() if reason.is_file() else GONE)
+        if self.row.kind == "results":
+            taken = {objects.FILES[kind] for kind in self._rule.objects}
+            files = [path for path in files if path.name in taken]
+        if not files:
+            raise NotReturnableError("it has none of the objects that the destination takes")
         return files
 
     def _folder(self) -> Path:
@@ -139,15 +145,17 @@ class _Push:
         before = self._home.outbox / case
         if self.row.kind == "rejection":
             return self._home.outbox / f"{case}-rejected"
-        if self._rule.release == "unreviewed":
-            return before
-        who = self._store.accepted(case)
-        if self._rule.release != "after_review" or who is None:
+        who = self._store.accepted(case) if self._rule.release == "after_review" else None
+        if who is None and self._rule.release != "unreviewed":
             raise RefusedError(NEVER)
-        folder = self._home.outbox / f"{case}-accepted"
-        if not folder.is_dir():
+        known = tracked(self._store, case)
+        if who is None and not known:
+            return before
+        folder = self._home.outbox / f"{case}-{'matched' if who is None else 'accepted'}"
+        if not folder.is_dir():  # what was begun stays as it is: a later match counts for what is written later
             self._untouched(before)
-            objects.place(objects.accept(before, *who), folder)
+            again = objects.match(before, known) if who is None else objects.accept(before, *who, known)
+            objects.place(again, folder)
         return folder
 
     def _untouched(self, folder: Path) -> None:

@@ -63,9 +63,9 @@ def write(case: Case, source: Source) -> Dataset | None:
     return seg
 
 
-def tracking(report: Report, number: int) -> tuple[str, str]:
+def tracking(case: str, created: str, number: int) -> tuple[str, str]:
     """(Tracking UID, Tracking ID) of a lesion of a case: the same in its segmentation and its report."""
-    return uids.from_words("lesion", report.case, report.created, str(number)), f"{report.case[:12]} lesion {number}"
+    return uids.from_words("lesion", case, created, str(number)), f"{case[:12]} lesion {number}"
 
 
 def code(coded: Coded) -> hd.sr.CodedConcept:
@@ -95,7 +95,7 @@ def _probabilities(case: Case, slices: npt.NDArray[np.int64]) -> npt.NDArray[np.
 
 
 def _segment(number: int, card: ModelCard, report: Report) -> SegmentDescription:
-    uid, words = tracking(report, number)
+    uid, words = tracking(report.case, report.created, number)
     return SegmentDescription(
         segment_number=number,
         segment_label=f"{number}: {card.finding}"[:64],
