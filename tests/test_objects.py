@@ -277,13 +277,42 @@ def test_a_source_without_frame_of_reference_is_refused_by_name(usual: Made) -> 
 
 @pytest.mark.parametrize(
     ("keyword", "value"),
-    [("PatientBirthDate", "born 1970"), ("StudyTime", "noon"), ("PatientSex", "W"), ("PatientWeight", "70kg")],
+    [
+        ("PatientBirthDate", "born 1970"),
+        ("StudyDate", "20209999"),
+        ("StudyTime", "noon"),
+        ("StudyTime", "999999"),
+        ("PatientSex", "W"),
+        ("PatientWeight", "70kg"),
+        ("PatientWeight", "-1"),
+        ("TimezoneOffsetFromUTC", "+9999"),
+        ("StudyID", "x" * 17),
+        ("StudyDescription", "two\r\nlines"),
+        ("StudyDescription", "a\\b"),
+        ("ReferringPhysicianName", "A\\B"),
+    ],
 )
 def test_a_malformed_header_value_is_left_empty(keyword: str, value: str, usual: Made, tmp_path: Path) -> None:
-    usual.source.header[keyword] = pydicom.DataElement(keyword, "LO", value)
+    usual.source.header[keyword] = pydicom.DataElement(keyword, "UT", value)
     objects = make(usual.case, usual.source)
     assert errors_of(objects, tmp_path) == []
     assert all(not ds.get(keyword) for ds in read(objects).values())
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("PatientID", "A\\B"),
+        ("PatientName", "two\nlines"),
+        ("AccessionNumber", "1\a2"),
+        ("PatientID", f"2.25.1{'0' * 38}"),
+    ],
+)
+def test_a_patient_who_is_not_told_in_one_line_gets_nothing_back(keyword: str, value: str, usual: Made) -> None:
+    usual.source.header[keyword] = pydicom.DataElement(keyword, "UT", value)  # as it stands, whatever it holds
+    with pytest.raises(NotReturnableError, match=f"the {keyword} of the source") as caught:
+        make(usual.case, usual.source)
+    assert value not in str(caught.value)
 
 
 def test_no_warning_and_no_log_line_quotes_a_name(
