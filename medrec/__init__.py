@@ -9,8 +9,8 @@ writes them, `objects` for the study's own archive; `audit` seals digests of eve
 and the ledger; `tracking` copies to MLflow. `pipeline` leads one study through all of them, `home` and `config` say
 where and how, `cli` is what people type. `learning` makes the weights. `sources` bring studies and `dispatch` returns
 results, over the `network` to `peers`. Around them: `events` says what may be written into the ledger, `delivery`
-empties the outbox, `verification`, `replay`, `story` and `bundle` are for auditors, `privacy` for patients, `keeping`
-for operators; `burned` covers text in pixels.
+empties the outbox, `mirror` holds MLflow against it, `verification`, `replay`, `story` and `bundle` are for auditors,
+`privacy` for patients, `keeping` for operators; `burned` covers text in pixels.
 Prefect lives in the package `flows`, beside this one.
 """
 

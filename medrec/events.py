@@ -33,7 +33,10 @@ ERASED = "patient erased"
 # facts["files"] were taken away by a rule of retention.
 PRUNED = "files pruned"
 # Only the store's own transactions write these, together with the rows that they are about.
-WITH_ROWS = CASE_KINDS | {SUPERSEDED, ERASED}
+WITH_ROWS = CASE_KINDS | {SUPERSEDED, ERASED, "night finished", "night rewritten"}
+
+# What a fact is called as a subject, where that is another word.
+NOUNS = {"cases": "case", "by": "case", "cards": "card", "batches": "batch", "same_case": "case"}
 
 _ANALYSED = frozenset({"case analysed"})
 _GONE = frozenset({ERASED})
@@ -56,10 +59,15 @@ KINDS: Mapping[str, Kind] = {
         ("case", "lesion", "same_case", "same_lesion", "by", "why"), ("case", "same_case"), _ANALYSED, _GONE
     ),
     "match lifted": Kind(("case", "lesion", "by", "why"), ("case",), frozenset({"lesions matched"}), _GONE),
+    # `summary` is the digest of the summary, which changes when a patient is erased or the key is rotated.
+    "night finished": Kind(("batch", "started_at", "finished_at", "summary"), ("batch",)),
+    "night rewritten": Kind(("batch", "summary", "why"), ("batch",)),
     "batch delivered": Kind(("batch", "to", "what", "tags", "head"), ("batch",)),
     # `report` is the SHA-256 of the report that was read.
     "review": Kind(("case", "report", "by", "decision"), ("case",), after=_ANALYSED, never_after=_GONE),
     "label": Kind(("study", "label", "by"), ("study",)),
+    # `models` are the versions in MLflow with their files; `fresh` says that it held none of ours before.
+    "models registered": Kind(("cards", "models", "fresh"), ("cards",)),
     # `card` is the digest of the model's card.
     "model trained": Kind(("card", "weights"), ("card",)),
     "model evaluated": Kind(("card", "evaluation"), ("card",)),
@@ -92,7 +100,7 @@ def subjects(kind: str, facts: Mapping[str, object]) -> tuple[str, ...]:
     for name in KINDS[kind].subjects if kind in KINDS else ():
         value = facts.get(name)
         values = value if isinstance(value, list) else [value]
-        noun = "case" if name in ("cases", "by", "same_case") else name
+        noun = NOUNS.get(name, name)
         found += [f"{noun} {v}" for v in values if isinstance(v, str)]
     return tuple(dict.fromkeys(found))
 

@@ -51,6 +51,11 @@ class Planned:
         return tuple(sorted({f.sha256 for f in self.routed.files}))
 
     @property
+    def patient(self) -> str:
+        """Whose the case is; of a study that names several patients nobody knows, and it stands under its own name."""
+        return _patient(self.study)
+
+    @property
     def inputs_sha256(self) -> str:
         """One digest for all inputs."""
         return _digest(list(self.inputs))
@@ -109,9 +114,13 @@ def plan(
             inputs = sorted({f.sha256 for f in route.files})
             card = every_card if model is None else model.card.digest
             weights = "" if model is None else model.card.weights_digest
-            key = salted(salt_of(study.patients[0]), _digest([inputs, card, weights]))
+            key = salted(salt_of(_patient(study)), _digest([inputs, card, weights]))
             planned.append(Planned(key[:KEY_DIGITS], study, model, route))
     return tuple(planned)
+
+
+def _patient(study: Study) -> str:
+    return study.patients[0] if len(study.patients) == 1 else study.study
 
 
 def already_done(planned: Planned, store: Store, reanalyse: bool) -> CaseRow | None:
@@ -193,7 +202,7 @@ def finish(
     row = CaseRow(
         case=planned.case,
         study=planned.study.study,
-        patient=planned.study.patients[0],
+        patient=planned.patient,
         batch=setting.batch,
         model=case.card.name if case.card else None,
         version=case.card.version if case.card else None,
@@ -221,7 +230,7 @@ def finish(
         "stages": stages.digests(case),
         "files": digests | kept,
     }
-    setting.store.remember_study(row.study, row.patient, case.report.created)
+    setting.store.remember_study(row.study, row.patient, case.report.created, planned.study.patients)
     setting.store.finish(row, facts, case.report.created)
     stored = setting.store.case(row.case)
     assert stored is not None
@@ -300,7 +309,7 @@ def case_of(
     facts = Report(
         case=planned.case,
         study=planned.study.study,
-        patient=planned.study.patients[0],
+        patient=planned.patient,
         batch=setting.batch,
         created=now.isoformat(timespec="seconds").replace("+00:00", "Z"),
         status=status,

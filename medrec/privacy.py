@@ -11,7 +11,7 @@ import json
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -148,7 +148,12 @@ def _write_summaries(home: Home, store: Store) -> None:
     for batch in store.batches():
         path = home.batches / f"{batch.batch}.json"
         if batch.summary is not None and path.exists() and path.read_text() != batch.summary + "\n":
-            replace_file(path, (batch.summary + "\n").encode())
+            write_summary(home, batch.batch, batch.summary)
+
+
+def write_summary(home: Home, batch: str, summary: str) -> None:
+    """Put a night's summary where people find it, whole or not at all."""
+    replace_file(home.batches / f"{batch}.json", (summary + "\n").encode())
 
 
 def _trained_on(pixels: set[str], home: Home, configuration: Configuration) -> Iterator[str]:
@@ -191,6 +196,8 @@ def prune(home: Home, store: Store, configuration: Configuration, now: datetime,
         if rules.batches_days is not None and _older(batch.started_at, rules.batches_days, now) and path.is_file():
             told.append(f"night {batch.batch}: its summary")
             if not dry:
+                facts = {"cases": [], "files": [str(path.relative_to(home.root))], "rule": f"{rules.batches_days} days"}
+                store.append(PRUNED, _now(), facts)
                 path.unlink()
     return told
 
@@ -245,6 +252,7 @@ def settle(home: Home, store: Store) -> None:
         if key.exists():
             key.replace(home.key)
         mapping.replace(home.renamed)
+        _write_summaries(home, store)
     else:
         key.unlink(missing_ok=True)
         mapping.unlink(missing_ok=True)
@@ -253,6 +261,27 @@ def settle(home: Home, store: Store) -> None:
             "the key in this home is not the one of the last rotation: copy key and renamed from the host that did it"
         )
         raise ConfigError([words])
+
+
+def check_key(home: Home, store: Store) -> None:
+    """Raises ConfigError when the key in the home is none that made the names in the store."""
+    known = key_fingerprints(store)
+    if known and (not home.key.exists() or Pseudonyms.load(home.key).fingerprint not in known):
+        words = "the key in this home is not the one that made the names in the store: bring it back from a backup"
+        raise ConfigError([words])
+
+
+def key_fingerprints(store: Store) -> frozenset[str]:
+    """The fingerprints of the keys that may be in the home; empty when no record names one.
+
+    A record that is spoilt names none: `audit verify` names it.
+    """
+    found = set()
+    for kind in ("key rotated", "configuration changed"):
+        with suppress(ValueError, KeyError):
+            record = store.latest(kind)
+            found |= {str(record.facts["key"])} if record is not None else set()
+    return frozenset(found)
 
 
 def _next(path: Path) -> Path:

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import json
+import shutil
 import socket
 import subprocess
 import threading
@@ -23,6 +24,7 @@ from medrec import dispatch, objects, privacy, story
 from medrec.config import Configuration
 from medrec.errors import DataError
 from medrec.home import Home
+from medrec.objects.outbox import written
 from medrec.peers import Destination, DimsePeer, Peer, WebPeer
 from medrec.phantom import grid
 from medrec.prediction import Returned
@@ -59,18 +61,14 @@ def one(tmp_path: Path, configuration: Configuration, home: Home, store: Store) 
 
 def finish(store: Store, home: Home, one: Made, key: str = CASE, study: str = "study") -> None:
     before = home.outbox / CASE if key != CASE and study == "study" else None
-    objects.place(objects.make(changed(one.case, case=key), one.source, before), home.outbox / key)
+    found = objects.make(changed(one.case, case=key), one.source, before)
+    objects.place(found, home.outbox / key)
     row = CaseRow(
         case=key, study=study, patient="patient", batch="night", model="phantom", version="1.0.0", inputs_sha256="0",
         status=Status.ANALYSED, reason="", verdict=Verdict.FINDING, report=None, supersedes=None, superseded_by=None,
         finished_at=AT, seconds_ms=1, mlflow_run_id=None,
     )  # fmt: skip
-    files = {str(p.relative_to(home.root)): digest(p) for p in (home.outbox / key).iterdir()}
-    store.finish(row, {"files": files}, AT)
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    store.finish(row, {"files": {f"outbox/{key}/{one.name}": one.sha256 for one in found}}, AT)
 
 
 def send(
@@ -309,6 +307,44 @@ def test_a_changed_object_is_not_sent(one: Made, store: Store, home: Home, pacs:
     assert pacs.instances("SEG") == {}
 
 
+def sealed_again(path: Path) -> None:
+    """Somebody who knows how UIDs follow from bytes."""
+    ds = pydicom.dcmread(path)
+    ds.SeriesDescription = "forged"
+    path.write_bytes(written(path.name, ds).content)
+
+
+def test_an_object_that_was_forged_whole_is_not_sent(
+    one: Made, store: Store, home: Home, pacs: Orthanc, tmp_path: Path
+) -> None:
+    pacs.put(*source_files(tmp_path))
+    sealed_again(home.outbox / CASE / "sr.dcm")
+    done = send(store, home, dimse(pacs))
+    assert done.counts == {"failed": 1}
+    assert done.rows[0].why == "sr.dcm: not what the ledger tells of"
+    assert pacs.instances("SEG") == {}
+
+
+def test_accepted_objects_and_rejections_are_made_again_and_compared_before_they_leave(
+    one: Made, store: Store, home: Home, pacs: Orthanc, tmp_path: Path
+) -> None:
+    pacs.put(*source_files(tmp_path))
+    folder = home.outbox / f"{CASE}-accepted"
+    shutil.copytree(home.outbox / CASE, folder)
+    assert dispatch.derived(store, home, CASE, "accepted") == "no record tells of it"
+    store.accept(CASE, "Dr Reader", AT)
+    done = send(store, home, dimse(pacs), "after_review")
+    assert done.counts == {"failed": 1}
+    assert "not what the ledger tells of" in done.rows[0].why
+    shutil.rmtree(folder)
+    assert send(store, home, dimse(pacs), "after_review", retry=True).counts == {"confirmed": 1}
+    dispatch.recall(store, home, "phantom", "2026-01-01", "quality", lambda: AT)
+    assert dispatch.derived(store, home, CASE, "rejected") == ""
+    (path,) = (home.outbox / f"{CASE}-rejected").iterdir()
+    sealed_again(path)
+    assert dispatch.derived(store, home, CASE, "rejected") == f"{path.name}: not what the ledger tells of"
+
+
 def test_a_later_case_withdraws_what_has_not_left_and_corrects_what_has(
     one: Made, store: Store, home: Home, pacs: Orthanc, tmp_path: Path
 ) -> None:
@@ -374,7 +410,7 @@ def test_the_ledger_and_the_store_hold_nothing_of_the_person(
         if path.is_file() and path.suffix != ".dcm":
             assert not [s for s in secret if s in path.read_bytes()], path
     (sent,) = (r.facts["objects"] for r in store.ledger() if r.kind == "delivery")
-    digests = {digest(p) for p in (home.outbox / CASE).glob("*.dcm")}
+    digests = {hashlib.sha256(p.read_bytes()).hexdigest() for p in (home.outbox / CASE).glob("*.dcm")}
     assert set(sent.values()) == digests  # type: ignore[attr-defined]
 
 
@@ -552,7 +588,7 @@ def test_a_changed_object_is_not_accepted_in_its_new_words(
     ds.save_as(path)
     store.accept(CASE, "DOE^REVIEWER", AT)
     done = send(store, home, dimse(pacs), "after_review")
-    assert [(r.state, r.why) for r in done.rows] == [(State.FAILED, "sr.dcm of the outbox is not what was written")]
+    assert [(r.state, r.why) for r in done.rows] == [(State.FAILED, "sr.dcm: not what the ledger tells of")]
     assert pacs.instances("SR") == {}
 
 

@@ -852,12 +852,28 @@ def test_an_erased_patient_leaves_a_tombstone_and_no_row(store: Store) -> None:
     (batch,) = store.batches()
     assert json.loads(batch.summary or "") == {"cases": [{"case": "kept"}], "refusals": []}
     assert problems(store) == []
-    last = list(store.ledger())[-1]
+    assert list(store.contradictions()) == []
+    *_, last, rewritten = store.ledger()
+    assert (rewritten.kind, rewritten.facts["why"]) == ("night rewritten", "patient erased")
     assert last.facts == {"cases": ["old", "new"], "models": ["model 1"], "by": "somebody"}
     with pytest.raises(DataError, match="no case of patient"):
         store.erase("patient", (), (), "somebody", LATER)
     with pytest.raises(DataError, match="after 'patient erased'"):
         store.append("review", LATER, {"case": "old", "report": "r", "by": "b", "decision": "d"})
+
+
+@pytest.mark.parametrize("who", ["one", "two"])
+def test_a_study_of_several_patients_is_erased_with_any_of_them(store: Store, who: str) -> None:
+    store.remember_study("mixed", "mixed", AT, ("one", "two"))
+    store.finish(a_case("key", study="mixed", patient="mixed"), wrote("key"), AT)
+    store.rename({"mixed": "mixed2", "one": "one2", "two": "two2"}, {"by": "b", "mapping": "m", "key": "k"}, LATER)
+    assert store.of_patient(f"{who}2") == ("key",)
+    assert store.erase(f"{who}2", (), (), "somebody", LATER) == ("key",)
+    assert store.pseudonyms() == {"study", "patient", f"{who}2"}  # the erased is known by name only
+    with pytest.raises(DataError, match="no case of patient"):
+        store.erase("mixed2", (), (), "somebody", LATER)
+    assert problems(store) == []
+    assert list(store.contradictions()) == []
 
 
 def test_renamed_studies_and_patients_are_renamed_everywhere_and_verify_by_their_first_names(store: Store) -> None:
@@ -894,7 +910,7 @@ def test_a_store_of_the_first_schema_is_brought_up_to_this_one_with_its_records(
         with store._writing() as connection:  # as 0001 left it
             for statement in (
                 *("DROP TABLE deliveries", "DROP TABLE accepted", "DROP TABLE recalled"),
-                *("DROP TABLE ledger_subjects", "DROP TABLE salts", "DROP TABLE erased"),
+                *("DROP TABLE ledger_subjects", "DROP TABLE salts", "DROP TABLE erased", "DROP TABLE study_patients"),
                 *("ALTER TABLE outbox DROP COLUMN leased_by", "ALTER TABLE outbox DROP COLUMN leased_until"),
                 *("ALTER TABLE batches DROP COLUMN mlflow_run_id", "UPDATE medrec_schema SET version_num = '0001'"),
             ):

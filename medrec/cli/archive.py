@@ -151,7 +151,7 @@ def match(
     by: Annotated[str | None, typer.Option("--by", help="Who says so; default who is logged in.")] = None,
     home: HomeOption = None,
 ) -> None:
-    """Say that a lesion is known from an earlier case: what leaves later carries that one's tracking UID."""
+    """Say that a lesion is known from an earlier case: what is planned or accepted later carries its tracking UID."""
     from medrec import dispatch, privacy
     from medrec.errors import ConfigError
     from medrec.store import Lesion
@@ -166,7 +166,7 @@ def match(
             say(f"{one} stands for itself again")
             return
         dispatch.match(store, place, one, Lesion(*same_as), who, reason, _now())
-        say(f"{one} is tracked as {store.origin(one)}, in everything that is written for the archive from now on")
+        say(f"{one} is tracked as {store.origin(one)}, in whatever of it is planned or accepted from now on")
 
 
 def conformance() -> None:

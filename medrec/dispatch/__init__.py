@@ -8,10 +8,11 @@ PACS that is down delays and never loses or doubles; no person and no UID of a s
 back.
 """
 
+from medrec.dispatch.derived import derived
 from medrec.dispatch.matching import match, tracked
 from medrec.dispatch.push import deliver
 from medrec.dispatch.recall import Affected, recall
 from medrec.dispatch.release import plan
 from medrec.dispatch.values import Delivered
 
-__all__ = ["Affected", "Delivered", "deliver", "match", "plan", "recall", "tracked"]
+__all__ = ["Affected", "Delivered", "deliver", "derived", "match", "plan", "recall", "tracked"]

@@ -10,7 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from medrec import objects
-from medrec.dispatch.matching import tracked
+from medrec.dispatch.derived import ACCEPTED, MATCHED, REJECTED, derived, made, recorded
+from medrec.dispatch.matching import PLANNED, tracked
 from medrec.dispatch.release import NEVER, plan
 from medrec.dispatch.values import Delivered
 from medrec.errors import ConfigError, WorldError
@@ -102,7 +103,10 @@ class _Push:
         """Raises UnreachableError when the PACS is away."""
         try:
             files = self._files()
-            self._bring(files, {path.name: objects.label(path) for path in files})
+            labels = {path.name: objects.label(path) for path in files}
+            if self.row.state is not State.SENT:
+                self._known(files[0].parent)
+            self._bring(files, labels)
         except NotReturnableError as error:
             self._move(State.FAILED, str(error))
         except RefusedError as error:  # what was sent is there or not, whatever its questions are worth
@@ -139,31 +143,31 @@ class _Push:
             raise NotReturnableError("it has none of the objects that the destination takes")
         return files
 
+    def _known(self, folder: Path) -> None:
+        """Raises NotReturnableError for objects that the ledger does not tell of: fitting UIDs anybody can compute."""
+        case = self.row.case
+        how = folder.name.removeprefix(case).removeprefix("-")
+        told = derived(self._store, self._home, case, how) if how else recorded(self._store, self._home, case)
+        if told:
+            raise NotReturnableError(told)
+
     def _folder(self) -> Path:
         """The rejection, or the results: to a place that wants reviewed ones, those that were accepted."""
         case = self.row.case
         before = self._home.outbox / case
         if self.row.kind == "rejection":
-            return self._home.outbox / f"{case}-rejected"
+            return self._home.outbox / f"{case}-{REJECTED}"
         who = self._store.accepted(case) if self._rule.release == "after_review" else None
         if who is None and self._rule.release != "unreviewed":
             raise RefusedError(NEVER)
-        known = tracked(self._store, case)
-        if who is None and not known:
+        if who is None and not tracked(self._store, case, PLANNED):
             return before
-        folder = self._home.outbox / f"{case}-{'matched' if who is None else 'accepted'}"
-        if not folder.is_dir():  # what was begun stays as it is: a later match counts for what is written later
-            self._untouched(before)
-            again = objects.match(before, known) if who is None else objects.accept(before, *who, known)
-            objects.place(again, folder)
+        how = MATCHED if who is None else ACCEPTED
+        folder = self._home.outbox / f"{case}-{how}"
+        if not folder.is_dir():
+            self._known(before)
+            objects.place(made(self._store, self._home, case, how) or (), folder)
         return folder
-
-    def _untouched(self, folder: Path) -> None:
-        """Raises NotReturnableError when something of a folder is not what the ledger says was written."""
-        told = self._store.written(self.row.case)
-        for path in sorted(folder.iterdir()):
-            if told.get(str(path.relative_to(self._home.root))) != _digest(path):
-                raise NotReturnableError(f"{path.name} of the outbox is not what was written")
 
     def _as_sent(self) -> list[Path]:
         """The very objects that the ledger says were sent, whatever the rule and the outbox have become."""

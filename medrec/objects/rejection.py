@@ -46,4 +46,6 @@ def reject(objects: Sequence[Path], reason: str, case: str, at: str) -> Written:
     for name in ("InstanceCreation", "Content", "Series"):
         setattr(document, f"{name}Date", date)
         setattr(document, f"{name}Time", time)
+    for item in document.get("ContributingEquipmentSequence", ()):  # highdicom's own, with the clock's time
+        item.ContributionDateTime = date + time
     return written(NAME, document)

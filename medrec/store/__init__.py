@@ -16,6 +16,7 @@ import threading
 
 from medrec import database
 from medrec.store.batches import Batches
+from medrec.store.consistency import Consistency
 from medrec.store.deliveries import Deliveries, DeliveryRow, State
 from medrec.store.matches import Lesion, Matches
 from medrec.store.outbox import Outbox
@@ -32,7 +33,7 @@ WAIT_S = 30.0
 _OPENING = threading.Lock()
 
 
-class Store(Batches, Deliveries, Matches, Privacy, Outbox):
+class Store(Batches, Deliveries, Matches, Privacy, Outbox, Consistency):
     """The database, open. Made by `Store.open`; usable as a context manager."""
 
     @classmethod

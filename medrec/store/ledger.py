@@ -45,11 +45,6 @@ class Ledger(Session):
         rows = self._rows(query.where(c.subject == subject).order_by(c.seq))
         return tuple((row.seq, _record(row)) for row in rows)
 
-    def written(self, case: str) -> Mapping[str, object]:
-        """The SHA-256 of each file that a case wrote, by its path below the home; none for a case that is not there."""
-        told = [r.facts["files"] for _, r in self.about(f"case {case}") if r.kind in events.CASE_KINDS]
-        return told[-1] if told and isinstance(told[-1], dict) else {}
-
     def latest(self, kind: str) -> AuditRecord | None:
         """The last record of a kind, None when there is none."""
         c = LEDGER_SUBJECTS.c

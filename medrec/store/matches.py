@@ -44,23 +44,25 @@ class Matches(Cases):
             raise DataError(f"{lesion} is not matched with another")
         self.append(LIFTED, at, {"case": lesion.case, "lesion": lesion.number, "by": by, "why": why})
 
-    def matches(self, case: str) -> Mapping[int, Lesion]:
-        """The earlier lesion that each matched lesion of a case is, by number."""
+    def matches(self, case: str, before: int | None = None) -> Mapping[int, Lesion]:
+        """The earlier lesion that each matched lesion of a case is, by number; by the records before `before`."""
         found: dict[int, Lesion] = {}
-        for _, record in self.about(f"case {case}"):
+        for position, record in self.about(f"case {case}"):
             facts = record.facts
             if record.kind not in (MATCHED, LIFTED) or facts["case"] != case:
                 continue
+            if before is not None and position >= before:
+                break
             number = int(str(facts["lesion"]))
             found.pop(number, None)
             if record.kind == MATCHED:
                 found[number] = Lesion(str(facts["same_case"]), int(str(facts["same_lesion"])))
         return found
 
-    def origin(self, lesion: Lesion) -> Lesion:
-        """The lesion under whose tracking UID one is tracked: itself when it is matched with none."""
-        before = self.matches(lesion.case).get(lesion.number)
-        return lesion if before is None else self.origin(before)
+    def origin(self, lesion: Lesion, before: int | None = None) -> Lesion:
+        """The lesion under whose tracking UID one is tracked, itself without a match (before `before`)."""
+        earlier = self.matches(lesion.case, before).get(lesion.number)
+        return lesion if earlier is None else self.origin(earlier, before)
 
     def _contradiction(self, lesion: Lesion, same_as: Lesion) -> str:
         rows = [self.case(one.case) for one in (lesion, same_as)]
