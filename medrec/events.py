@@ -38,7 +38,7 @@ NIGHT_FINISHED, NIGHT_REWRITTEN = "night finished", "night rewritten"
 WITH_ROWS = CASE_KINDS | {SUPERSEDED, ERASED, NIGHT_FINISHED, NIGHT_REWRITTEN}
 
 # What a fact is called as a subject, where that is another word.
-NOUNS = {"cases": "case", "by": "case", "cards": "card", "batches": "batch"}
+NOUNS = {"cases": "case", "by": "case", "cards": "card", "batches": "batch", "same_case": "case"}
 
 _ANALYSED = frozenset({"case analysed"})
 _GONE = frozenset({ERASED})
@@ -56,6 +56,11 @@ KINDS: Mapping[str, Kind] = {
     "delivery state": Kind(("case", "to", "what", "state"), ("case",), after=_ANY_CASE, never_after=_GONE),
     "case accepted": Kind(("case", "by"), ("case",), after=_ANALYSED, never_after=_GONE),
     "case recalled": Kind(("case", "reason"), ("case",), after=_ANALYSED, never_after=_GONE),
+    # Lesion `lesion` of `case` is lesion `same_lesion` of the earlier `same_case`, and is tracked as that.
+    "lesions matched": Kind(
+        ("case", "lesion", "same_case", "same_lesion", "by", "why"), ("case", "same_case"), _ANALYSED, _GONE
+    ),
+    "match lifted": Kind(("case", "lesion", "by", "why"), ("case",), frozenset({"lesions matched"}), _GONE),
     NIGHT_FINISHED: Kind(("batch", "started_at", "finished_at", "summary"), ("batch",)),
     NIGHT_REWRITTEN: Kind(("batch", "summary", "why"), ("batch",)),
     "batch delivered": Kind(("batch", "to", "what", "tags", "head"), ("batch",)),

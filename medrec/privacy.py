@@ -104,7 +104,7 @@ def _sweep(home: Home, store: Store, configuration: Configuration) -> tuple[str,
     gone = tuple(str(key) for record in store.ledger() if record.kind == ERASED for key in _list(record.facts["cases"]))
     try:
         for key in gone:
-            for folder in (home.reports / key, home.reports / f".draft-{key}", *home.returned(key)):
+            for folder in (home.reports / key, home.reports / f".draft-{key}", *_drafted(home.returned(key))):
                 if folder.exists():
                     shutil.rmtree(folder)
         _forget_files(home)
@@ -122,6 +122,12 @@ def _sweep(home: Home, store: Store, configuration: Configuration) -> tuple[str,
     except sqlite3.Error:
         return ("a database was in use and still holds deleted pages: erase again when nothing else runs",)
     return (f"{remote} deleted runs on the MLflow server: run mlflow gc there",) if remote else ()
+
+
+def _drafted(folders: tuple[Path, ...]) -> Iterator[Path]:
+    """Folders and what a killed night left of them."""
+    for folder in folders:
+        yield from (folder, folder.with_name(f".draft-{folder.name}"))
 
 
 def _scrub(home: Home) -> None:
@@ -211,7 +217,7 @@ def prune(home: Home, store: Store, configuration: Configuration, now: datetime,
 
 def _prune(row: CaseRow, rule: str, home: Home, store: Store, configuration: Configuration) -> None:
     folder = home.reports / row.case
-    folders = [f for f in (folder, *home.returned(row.case)) if f.is_dir()]
+    folders = [f for f in (folder, *_drafted(home.returned(row.case))) if f.is_dir()]
     files = sorted(str(path.relative_to(home.root)) for one in folders for path in one.iterdir())
     # The record first: a file that is gone without one would look like tampering.
     store.append(PRUNED, _now(), {"cases": [row.case], "files": files, "rule": rule})

@@ -66,6 +66,11 @@ SENTENCES: Mapping[str, Callable[[Facts], str]] = {
     "patient erased": lambda f: f"erased by {f['by']}, because the patient asked for it",
     "files pruned": lambda f: f"{len(f['files'])} files taken away by the rule {f['rule']}",
     "identity looked up": lambda f: f"identity looked up by {f['by']} with {f['how']}",
+    "lesions matched": lambda f: (
+        f"lesion {f['lesion']} of case {f['case'][:SHORT]} is lesion {f['same_lesion']} of case "
+        f"{f['same_case'][:SHORT]}, says {f['by']}: {f['why']}"
+    ),
+    "match lifted": lambda f: f"lesion {f['lesion']} is no longer another's, says {f['by']}: {f['why']}",
     "hold placed": lambda f: f"put on hold by {f['by']}: {f['why']}",
     "hold lifted": lambda f: f"hold lifted by {f['by']}: {f['why']}",
 }

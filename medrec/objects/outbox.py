@@ -20,17 +20,18 @@ from pydicom.dataset import Dataset
 from medrec import disk
 from medrec.dicom import Source
 from medrec.errors import WorldError
-from medrec.objects import dicom_seg, dicom_sr, encapsulated_pdf, uids
+from medrec.objects import dicom_seg, dicom_sr, encapsulated_pdf, page, uids
 from medrec.objects.carried import NotReturnableError
 from medrec.report import Case, Status
 
 REASON = "reason.txt"  # why a case has no objects
 FILES = {"seg": "seg.dcm", "sr": "sr.dcm", "pdf": "report.dcm"}
+PAGES = "pages.json"  # what the PDF was drawn from: it is drawn again once somebody has accepted it
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """One file of the outbox as bytes; `instance` is its SOP Instance UID, which follows from them."""
+    """One file of the outbox as bytes; `instance` is its SOP Instance UID, which follows from them, "" of no object."""
 
     name: str
     instance: str
@@ -60,7 +61,9 @@ def make(case: Case, source: Source, predecessor: Path | None = None, anchor: st
                 report = dicom_sr.write(case, source, seg, _predecessors(predecessor, source), anchor)
                 found.append(written(FILES["sr"], report))
             if "pdf" in wanted:
-                found.append(written(FILES["pdf"], encapsulated_pdf.write(case, source)))
+                pages = page.of(case)
+                found.append(written(FILES["pdf"], encapsulated_pdf.write(case, source, pages)))
+                found.append(Written(PAGES, "", page.pack(pages)))
             return tuple(found)
     except (NotReturnableError, MemoryError):
         raise
