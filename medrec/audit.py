@@ -65,7 +65,7 @@ class Problem:
     what: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}"
+        return plain(f"{self.where}: {self.what}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,11 @@ class _Body:
     kind: str
     at: str
     facts: dict[str, object]
+
+
+def plain(text: str) -> str:
+    """One line that a terminal shows as it is: a forger names files, and what an operator types is in records."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def canonical(facts: object) -> bytes:

@@ -14,10 +14,11 @@ from typing import Any
 from medrec.config import CardFiles
 from medrec.errors import WorldError
 from medrec.report import Status
+from medrec.shown import HEAD, inert
 from medrec.store import CaseRow, Store
-from medrec.tracking import HEAD, Delivery, Tracker, inert
+from medrec.tracking import Delivery, Tracker
 
-# Longer than MLflow ever takes for one report; a worker that died keeps an entry from the others for as long.
+# Longer than MLflow ever takes for one report; a worker that died keeps an entry from other homes for as long.
 LEASE = timedelta(minutes=10)
 SHOWN = 200  # cases in a night's description
 

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from medrec.audit import Problem
-from medrec.store import CaseRow
-from medrec.tracking import (
+from medrec.shown import (
     BATCH,
     CASE,
     CHAMPION,
@@ -25,13 +24,14 @@ from medrec.tracking import (
     WORKER,
     Registered,
     ShownRun,
-    Tracker,
     metrics_of,
     night_name,
     params_of,
     run_name,
     tags_of,
 )
+from medrec.store import CaseRow
+from medrec.tracking import Tracker
 
 OURS = "medrec."
 Facts = Mapping[str, Any]
@@ -80,7 +80,7 @@ def check(expected: Expected, tracker: Tracker) -> Iterator[Problem]:
         else:
             parent = _run_of_night(case.row.batch, expected, runs)
             yield from (Problem(where, what) for what in _of_case(case, run, parent, registered))
-            yield from (Problem(where, what) for what in _artifacts(case.files, tracker.artifacts(run)))
+            yield from (Problem(where, what) for what in _files("artifact", case.files, tracker.artifacts(run)))
     for batch, facts in sorted(expected.nights.items()):
         where, run_id = f"MLflow run of night {batch}", str(facts["what"][0])
         run = runs.get(run_id)
@@ -131,7 +131,7 @@ def _of_night(facts: Facts, run: ShownRun, tracker: Tracker) -> Iterator[str]:
     if run.name != facts["name"]:
         yield "its name was changed"
     yield from _metrics({k: float(v) for k, v in facts["metrics"].items()}, run)
-    yield from _artifacts({"batch.json": facts["summary"]}, tracker.artifacts(run))
+    yield from _files("artifact", {"batch.json": facts["summary"]}, tracker.artifacts(run))
 
 
 def _tags(tags: Mapping[str, str], run: ShownRun, known: set[str]) -> Iterator[str]:
@@ -148,11 +148,11 @@ def _metrics(wanted: Mapping[str, float], run: ShownRun) -> Iterator[str]:
     yield from (f"its metric {k} was added" for k in sorted(run.metrics.keys() - wanted.keys()))
 
 
-def _artifacts(wanted: Mapping[str, str], shown: Mapping[str, str]) -> Iterator[str]:
+def _files(what: str, wanted: Mapping[str, str], shown: Mapping[str, str]) -> Iterator[str]:
     for name, digest in sorted(wanted.items()):
         if shown.get(name) != digest:
-            yield f"its artifact {name} {'was changed' if shown.get(name) else 'is gone'}"
-    yield from (f"its artifact {name} was added" for name in sorted(shown.keys() - wanted.keys()))
+            yield f"its {what} {name} {'was changed' if shown.get(name) else 'is gone'}"
+    yield from (f"its {what} {name} was added" for name in sorted(shown.keys() - wanted.keys()))
 
 
 def _run_of_night(batch: str, expected: Expected, runs: Mapping[str, ShownRun]) -> str:
@@ -193,18 +193,10 @@ def _models(expected: Expected, versions: tuple[Registered, ...]) -> Iterator[Pr
             yield Problem(where, "it is gone")
             continue
         model = shown[key]
-        yield from (Problem(where, what) for what in _files(facts["files"], model.files))
+        yield from (Problem(where, what) for what in _files("file", facts["files"], model.files))
         names = sorted(n for n in facts["tags"].keys() | model.tags.keys() if facts["tags"].get(n) != model.tags.get(n))
         yield from (Problem(where, f"its {'description' if n == NOTE else f'tag {n}'} was changed") for n in names)
         if (CHAMPION in model.aliases) != (expected.champions.get(key[0]) == key[1]):
             yield Problem(where, f"the alias {CHAMPION} was moved")
     for name, version in sorted(shown.keys() - expected.models.keys() if expected.models else ()):
         yield Problem(f"registered model {name}, version {version}", "medrec did not register it")
-
-
-def _files(wanted: Mapping[str, str], shown: Mapping[str, str]) -> Iterator[str]:
-    for name in sorted(wanted.keys() | shown.keys()):
-        if name not in wanted:
-            yield f"its file {name} was added"
-        elif shown.get(name) != wanted[name]:
-            yield f"its file {name} {'was changed' if shown.get(name) else 'is gone'}"

@@ -157,7 +157,7 @@ class Night:
         self._request = replace(request, configuration=configuration)
         privacy.settle(request.home, self._store)
         self._store.seal_nights(_iso(now))
-        self._complete_last_night()
+        privacy.complete_summary(request.home, self._store, configuration.settings.retention, now)
         rules = rules_of(c.card for c in configuration.cards)
         self._archive = Archive(request.input, Pseudonyms.load(request.home.key), rules, memory=request.home.index)
         self._setting = Setting(self.batch, request.home, self._store, configuration, "")
@@ -176,15 +176,11 @@ class Night:
         if last is None or last.facts != facts:
             self._store.append("configuration changed", _iso(now), facts)
 
-    def _complete_last_night(self) -> None:
-        """Write the summary of a night that was killed after the store had it."""
-        for batch in [b for b in self._store.batches() if b.summary is not None][-1:]:
-            if not (self._request.home.batches / f"{batch.batch}.json").exists():
-                privacy.write_summary(self._request.home, batch.batch, str(batch.summary))
-
     def _reach_mlflow(self, now: datetime) -> Tracker | None:
         try:
             tracker = Tracker(self._request.home, self._request.configuration.settings.experiment)
+            # Who holds the home's lock is alone in it: what its worker still holds, a killed night left.
+            self._store.free_leases("mlflow", tracker.worker)
             if tracker.fresh and self._store.requeue("mlflow", _iso(now)):
                 self.warn("MLflow holds nothing of this home: every report is delivered there again")
             tracker.start_batch(self.batch, _ms(now))

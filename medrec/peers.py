@@ -61,6 +61,7 @@ class Destination(Frozen):
 
     `since` leaves out cases that were finished before that day. `check_patient`: whose the study is there is asked
     before a push, and must be who the objects say.
+    `objects`: which kinds of a card's objects go there, where a PACS does not take all of them.
     `commitment_port`: our port for its storage commitment; without one, arrival is confirmed by a query.
     """
 
@@ -68,6 +69,7 @@ class Destination(Frozen):
     release: Release = "never"
     since: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")] = "0000-00-00"
     check_patient: bool = True
+    objects: Annotated[tuple[Literal["seg", "sr", "pdf"], ...], Field(min_length=1)] = ("seg", "sr", "pdf")
     commitment_port: Port | None = None
 
 

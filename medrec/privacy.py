@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from medrec import delivery
-from medrec.config import Configuration
+from medrec.config import Configuration, Retention
 from medrec.dicom import Pseudonyms
 from medrec.dicom.identity import Identity, find, whois
-from medrec.dicom.renaming import Renamed, replace_file
+from medrec.dicom.renaming import Renamed
+from medrec.disk import replace_file
 from medrec.errors import ConfigError, DataError, WorldError
 from medrec.events import ERASED, PRUNED
 from medrec.home import Home
@@ -103,7 +104,7 @@ def _sweep(home: Home, store: Store, configuration: Configuration) -> tuple[str,
     gone = tuple(str(key) for record in store.ledger() if record.kind == ERASED for key in _list(record.facts["cases"]))
     try:
         for key in gone:
-            for folder in (home.reports / key, home.reports / f".draft-{key}", *home.returned(key)):
+            for folder in (home.reports / key, home.reports / f".draft-{key}", *_drafted(home.returned(key))):
                 if folder.exists():
                     shutil.rmtree(folder)
         _forget_files(home)
@@ -121,6 +122,12 @@ def _sweep(home: Home, store: Store, configuration: Configuration) -> tuple[str,
     except sqlite3.Error:
         return ("a database was in use and still holds deleted pages: erase again when nothing else runs",)
     return (f"{remote} deleted runs on the MLflow server: run mlflow gc there",) if remote else ()
+
+
+def _drafted(folders: tuple[Path, ...]) -> Iterator[Path]:
+    """Folders and what a killed night left of them."""
+    for folder in folders:
+        yield from (folder, folder.with_name(f".draft-{folder.name}"))
 
 
 def _scrub(home: Home) -> None:
@@ -148,6 +155,18 @@ def _write_summaries(home: Home, store: Store) -> None:
 def write_summary(home: Home, batch: str, summary: str) -> None:
     """Put a night's summary where people find it, whole or not at all."""
     replace_file(home.batches / f"{batch}.json", (summary + "\n").encode())
+
+
+def complete_summary(home: Home, store: Store, retention: Retention, now: datetime) -> None:
+    """Write the summary of the last night where a kill came after the store had it; not one that was cleared away.
+
+    On a store of several homes nobody knows whose the last night was.
+    """
+    last = next((b for b in reversed(store.batches()) if b.summary is not None), None)
+    if last is None or home.shares_store or (home.batches / f"{last.batch}.json").exists():
+        return
+    if retention.batches_days is None or not _older(last.started_at, retention.batches_days, now):
+        write_summary(home, last.batch, str(last.summary))
 
 
 def _trained_on(pixels: set[str], home: Home, configuration: Configuration) -> Iterator[str]:
@@ -198,7 +217,7 @@ def prune(home: Home, store: Store, configuration: Configuration, now: datetime,
 
 def _prune(row: CaseRow, rule: str, home: Home, store: Store, configuration: Configuration) -> None:
     folder = home.reports / row.case
-    folders = [f for f in (folder, *home.returned(row.case)) if f.is_dir()]
+    folders = [f for f in (folder, *_drafted(home.returned(row.case))) if f.is_dir()]
     files = sorted(str(path.relative_to(home.root)) for one in folders for path in one.iterdir())
     # The record first: a file that is gone without one would look like tampering.
     store.append(PRUNED, _now(), {"cases": [row.case], "files": files, "rule": rule})

@@ -20,8 +20,9 @@ from medrec.events import CASE_KINDS, ERASED, KINDS, PRUNED, missing
 from medrec.home import Home, sha256_of
 from medrec.mirror import Delivered, Expected
 from medrec.privacy import check_key
+from medrec.shown import ARTIFACTS, CHAMPION
 from medrec.store import CaseRow, Store
-from medrec.tracking import ARTIFACTS, CHAMPION, Tracker
+from medrec.tracking import Tracker
 
 DRAFT = ".draft-"
 P = ParamSpec("P")
@@ -107,7 +108,6 @@ def _returned(home: Home, store: Store, told: "_Told", known: set[str]) -> Itera
 def _summaries(home: Home, store: Store, told: "_Told") -> Iterator[Problem]:
     """The nights' summaries; on a store of several homes each holds its own."""
     rows = {f"{b.batch}.json": b.summary for b in store.batches()}
-    shared = not home.store_url.startswith("sqlite:")
     for path in sorted(home.batches.glob("[!.]*")):
         if rows.get(path.name) is None:
             yield Problem(f"{path.name} in batches", "no record tells of this file")
@@ -115,7 +115,7 @@ def _summaries(home: Home, store: Store, told: "_Told") -> Iterator[Problem]:
             yield Problem(f"{path.name} in batches", "its bytes changed since it was written")
     for name, summary in sorted(rows.items()):
         gone = summary is not None and not (home.batches / name).exists()
-        if gone and not shared and f"batches/{name}" not in told.cleared:
+        if gone and not home.shares_store and f"batches/{name}" not in told.cleared:
             yield Problem(f"{name} in batches", "it is gone or cannot be read")
 
 

@@ -134,13 +134,18 @@ def test_the_record_has_a_line_for_each_copy_and_names_no_original(tmp_path: Pat
         deidentify(tmp_path / "in", tmp_path / "out", KEY, Options())
 
 
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return next(iter(laden(tmp_path_factory.mktemp("sample") / "in"))).read_bytes()
+
+
 @settings(deadline=None, max_examples=20)
 @given(hostile=st.text(st.characters(exclude_categories=["Cs"]), min_size=4, max_size=40))
-def test_whatever_a_text_holds_it_is_gone(tmp_path_factory: pytest.TempPathFactory, hostile: str) -> None:
-    global _SAMPLE
+def test_whatever_a_text_holds_it_is_gone(
+    tmp_path_factory: pytest.TempPathFactory, sample: bytes, hostile: str
+) -> None:
     folder = tmp_path_factory.mktemp("hostile")
-    _SAMPLE = _SAMPLE or next(iter(laden(folder / "sample"))).read_bytes()
-    ds = pydicom.dcmread(io.BytesIO(_SAMPLE))
+    ds = pydicom.dcmread(io.BytesIO(sample))
     word = "S3CR3T" + hostile
     ds.SpecificCharacterSet = "ISO_IR 192"
     for name in ("PatientName", "OtherPatientIDs", "StudyDescription", "PatientComments", "OperatorsName"):
@@ -149,9 +154,6 @@ def test_whatever_a_text_holds_it_is_gone(tmp_path_factory: pytest.TempPathFacto
     ds.save_as(folder / "in" / "one")
     run(folder / "in", folder / "out")
     assert b"S3CR3T" not in b"".join(p.read_bytes() for p in (folder / "out").iterdir())
-
-
-_SAMPLE = b""
 
 
 def test_the_copies_of_shared_data_hold_no_invented_identity(shared_data: Path, tmp_path: Path) -> None:

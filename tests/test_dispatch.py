@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import json
 import shutil
 import socket
 import subprocess
@@ -19,15 +20,16 @@ from pydicom.uid import SegmentationStorage
 from pynetdicom import AE, evt
 from returned import Made, changed, made
 
-from medrec import dispatch, objects, privacy
+from medrec import dispatch, objects, privacy, story
 from medrec.config import Configuration
+from medrec.errors import DataError
 from medrec.home import Home
 from medrec.objects.outbox import written
 from medrec.peers import Destination, DimsePeer, Peer, WebPeer
 from medrec.phantom import grid
 from medrec.prediction import Returned
 from medrec.report import Status, Verdict
-from medrec.store import CaseRow, State, Store
+from medrec.store import CaseRow, Lesion, State, Store
 
 CASE = "c" * 24
 AT = "2026-01-02T03:04:05Z"
@@ -137,7 +139,9 @@ def test_an_unreviewed_case_waits_and_an_accepted_one_goes_in_other_words(
     assert sr.SOPInstanceUID != unreviewed.SOPInstanceUID
     uids = [[e.value for e in ds.iterall() if e.keyword == "UID"] for ds in (sr, unreviewed)]
     assert uids[0] == uids[1], "the lesions are the same"
-    for kind in ("SR", "SEG"):
+    (pdf,) = (pydicom.dcmread(io.BytesIO(b)) for b in pacs.instances("DOC").values())
+    assert (pdf.DocumentTitle, pdf.VerificationFlag) == ("AI report, accepted", "VERIFIED")
+    for kind in ("SR", "SEG", "DOC"):
         (content,) = pacs.instances(kind).values()
         (tmp_path / kind).write_bytes(content)
         told = subprocess.run([debian("dciodvfy"), "-new", tmp_path / kind], capture_output=True, text=True)
@@ -378,7 +382,7 @@ def test_a_recall_rejects_what_has_left_and_stops_what_has_not(
     ko = pydicom.dcmread(tmp_path / "ko.dcm")
     assert ko.ConceptNameCodeSequence[0].CodeValue == code
     rejected = {e.value for e in ko.iterall() if e.keyword == "ReferencedSOPInstanceUID"}
-    assert rejected == {pydicom.dcmread(p).SOPInstanceUID for p in (home.outbox / CASE).iterdir()}
+    assert rejected == {pydicom.dcmread(p).SOPInstanceUID for p in (home.outbox / CASE).glob("*.dcm")}
     told = subprocess.run([debian("dciodvfy"), "-new", tmp_path / "ko.dcm"], capture_output=True, text=True)
     assert "Error" not in told.stdout + told.stderr
     rules = (Destination(peer="elsewhere", release="unreviewed"),)
@@ -406,7 +410,7 @@ def test_the_ledger_and_the_store_hold_nothing_of_the_person(
         if path.is_file() and path.suffix != ".dcm":
             assert not [s for s in secret if s in path.read_bytes()], path
     (sent,) = (r.facts["objects"] for r in store.ledger() if r.kind == "delivery")
-    digests = {hashlib.sha256(p.read_bytes()).hexdigest() for p in (home.outbox / CASE).iterdir()}
+    digests = {hashlib.sha256(p.read_bytes()).hexdigest() for p in (home.outbox / CASE).glob("*.dcm")}
     assert set(sent.values()) == digests  # type: ignore[attr-defined]
 
 
@@ -616,3 +620,61 @@ def test_a_commitment_that_is_not_offered_is_asked_for_by_query(one: Made, store
     with peer_that(take, finds=taken) as peer:
         done = send(store, home, peer, check_patient=False, commitment_port=free_port())
     assert done.counts == {"confirmed": 1}
+
+
+def test_a_destination_gets_only_the_kinds_that_it_takes(
+    one: Made, store: Store, home: Home, pacs: Orthanc, tmp_path: Path
+) -> None:
+    pacs.put(*source_files(tmp_path))
+    assert send(store, home, dimse(pacs), objects=("seg", "sr")).counts == {"confirmed": 1}
+    assert {kind: len(pacs.instances(kind)) for kind in ("SEG", "SR", "DOC")} == {"SEG": 1, "SR": 1, "DOC": 0}
+
+
+# Lesions that are known from before
+
+
+def report_of(home: Home, key: str, lesions: int = 1) -> None:
+    (home.reports / key).mkdir()
+    (home.reports / key / "report.json").write_text(json.dumps({"findings": [{}] * lesions}))
+
+
+@pytest.mark.parametrize("release", ["unreviewed", "after_review"])
+def test_a_lesion_inherits_its_tracking_only_by_a_match_on_the_record(
+    release: str, one: Made, store: Store, home: Home, pacs: Orthanc, tmp_path: Path
+) -> None:
+    pacs.put(*source_files(tmp_path))
+    later = "d" * 24
+    finish(store, home, one, later)  # a correction of the same study, and the very same lesion
+    for key in (CASE, later):
+        report_of(home, key)
+    own = [pydicom.dcmread(home.outbox / key / "seg.dcm").SegmentSequence[0].TrackingUID for key in (CASE, later)]
+    assert own[0] != own[1], "nothing is inherited by itself"
+    dispatch.match(store, home, Lesion(later, 1), Lesion(CASE, 1), "DOE^READER", "same place, half the size", AT)
+    store.accept(later, "DOE^READER", AT)
+    assert send(store, home, dimse(pacs), release).counts["confirmed"] == 1
+    (seg,) = (pydicom.dcmread(io.BytesIO(b)) for b in pacs.instances("SEG").values())
+    (sr,) = (pydicom.dcmread(io.BytesIO(b)) for b in pacs.instances("SR").values())
+    (segment,) = seg.SegmentSequence
+    assert (segment.TrackingUID, segment.TrackingID) == (own[0], f"{CASE[:12]} lesion 1")
+    told = {str(e.value) for e in sr.iterall() if e.keyword in ("UID", "TextValue")}
+    assert {own[0], f"{CASE[:12]} lesion 1"} <= told
+    assert own[1] not in told
+    assert seg.SOPInstanceUID in {e.value for e in sr.iterall() if e.keyword == "ReferencedSOPInstanceUID"}
+    (content,) = pacs.instances("SEG").values()
+    (tmp_path / "seg").write_bytes(content)
+    checked = subprocess.run([debian("dciodvfy"), "-new", tmp_path / "seg"], capture_output=True, text=True)
+    assert "Error" not in checked.stdout + checked.stderr
+    assert "says DOE^READER: same place, half the size" in "\n".join(story.tell(later, store))
+    dispatch.recall(store, home, "phantom", "2026-01-01", "safety", lambda: AT)
+    send(store, home, dimse(pacs), release)
+    assert ("rejection", State.CONFIRMED) in states(store)
+    assert list(store.verify()) == []
+
+
+def test_a_match_with_a_lesion_that_is_not_there_is_refused(one: Made, store: Store, home: Home) -> None:
+    finish_other(store, home, one)
+    report_of(home, CASE)
+    for case, number, words in ((CASE, 2, "its report tells of 1"), ("e" * 24, 1, "no report of case eeee")):
+        with pytest.raises(DataError, match=words):
+            dispatch.match(store, home, Lesion(case, number), Lesion(CASE, 1), "DOE", "looks alike", AT)
+    assert not [r for r in store.ledger() if r.kind == "lesions matched"]

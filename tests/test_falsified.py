@@ -1,9 +1,12 @@
 """What somebody with the whole home would touch to make a report say something else: each is noticed and named."""
 
 import json
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -11,11 +14,13 @@ from conftest import a_night, copy_home
 from mlflow.tracking import MlflowClient
 from test_night import small_study
 
-from medrec import verification
+from medrec import privacy, story, verification
+from medrec.config import Retention, load
 from medrec.errors import ConfigError
 from medrec.home import Home
+from medrec.shown import ShownRun
 from medrec.store import Store
-from medrec.tracking import ShownRun, Tracker
+from medrec.tracking import Tracker
 
 Attack = Callable[[Home], object]
 
@@ -187,8 +192,6 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
 
 @pytest.mark.parametrize("what", ATTACKS)
 def test_it_is_noticed_and_named(home: Home, what: str) -> None:
-    import re
-
     attack, words = ATTACKS[what]
     attack(home)
     found = problems(home)
@@ -218,6 +221,32 @@ def test_the_summary_of_a_night_that_was_killed_at_its_end_is_written_by_the_nex
     assert problems(home) == ""
 
 
+def test_a_summary_that_was_cleared_away_is_not_written_again(home: Home) -> None:
+    settings = load().settings.model_copy(update={"retention": Retention(batches_days=1)})
+    later = datetime.now(UTC) + timedelta(days=3)
+    with Store.open(home.store_url) as store:
+        assert privacy.prune(home, store, replace(load(), settings=settings), later)
+        privacy.complete_summary(home, store, settings.retention, later)
+    assert list(home.batches.iterdir()) == []
+    assert problems(home) == ""
+
+
 def test_a_summary_carries_a_salt_so_that_its_digest_tells_nothing_of_whom_it_no_longer_names(home: Home) -> None:
     (path,) = home.batches.iterdir()
     assert len(json.loads(path.read_text())["salt"]) == 32
+
+
+HOSTILE = "\x1b[2K\x1b]0;title\x07\u202egnp\r\n"
+
+
+def test_names_and_words_of_a_forger_steer_no_terminal(home: Home) -> None:
+    (home.reports / HOSTILE).mkdir()
+    found = problems(home)
+    assert found.isprintable()
+    assert "report of case ?[2K" in found
+    with Store.open(home.store_url) as store:
+        (row,) = store.cases()
+        privacy.hold(row.case, f"court {HOSTILE}", store)
+        told = list(story.tell(row.case, store))
+    assert all(line.isprintable() for line in told)
+    assert "put on hold" in told[-1]

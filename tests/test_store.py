@@ -22,7 +22,7 @@ from medrec.audit import GENESIS
 from medrec.database import VERSION_TABLE
 from medrec.errors import ConfigError, DataError, WorldError
 from medrec.report import Status, Verdict
-from medrec.store import CaseRow, State, Store, ledger, session, tables
+from medrec.store import CaseRow, Lesion, State, Store, ledger, session, tables
 
 pytest_plugins = ["postgres"]
 
@@ -735,6 +735,46 @@ def test_the_reports_of_a_model_since_a_day(store: Store) -> None:
     assert [c.case for c in store.made_by("brain_mr", "2026-03-02")] == ["late"]
     assert [c.case for c in store.made_by("brain_mr", "2026-03-01")] == ["early", "late"]
     assert store.made_by("another", "2026-03-01") == ()
+
+
+# Lesions that are known from before
+
+
+def test_a_match_is_followed_to_the_first_and_can_be_taken_back(store: Store) -> None:
+    for key in ("a", "b", "c"):
+        store.finish(a_case(key), {}, AT)
+    a1, b1, c2 = Lesion("a", 1), Lesion("b", 1), Lesion("c", 2)
+    assert store.origin(c2) == c2
+    store.match(c2, b1, "DOE", "same place", AT)
+    store.match(b1, a1, "DOE", "same place", AT)
+    assert (store.matches("c"), store.origin(c2)) == ({2: b1}, a1)
+    assert store.matches("a") == {}
+    store.lift_match(b1, "ROE", "another lobe", LATER)
+    assert store.origin(c2) == b1
+    with pytest.raises(DataError, match="not matched"):
+        store.lift_match(b1, "ROE", "again", LATER)
+    store.match(b1, a1, "DOE", "it is, after all", LATER)
+    assert store.origin(c2) == a1
+    assert problems(store) == []
+
+
+def test_a_match_that_contradicts_is_refused(store: Store) -> None:
+    store.remember_study("elsewhere", "somebody", AT)
+    for key in ("a", "b", "c"):
+        store.finish(a_case(key), {}, AT)
+    store.finish(a_case("stranger", study="elsewhere", patient="somebody"), {}, AT)
+    store.match(Lesion("b", 1), Lesion("a", 1), "DOE", "same place", AT)
+    for lesion, same_as, words in (
+        (Lesion("b", 2), Lesion("a", 1), "lesion 1 of the same case is that one already"),
+        (Lesion("b", 1), Lesion("a", 2), "take that back first"),
+        (Lesion("a", 1), Lesion("b", 1), "known from this case"),
+        (Lesion("a", 1), Lesion("a", 2), "of one case"),
+        (Lesion("a", 1), Lesion("stranger", 1), "two patients"),
+        (Lesion("a", 1), Lesion("nobody", 1), "no such case"),
+    ):
+        with pytest.raises(DataError, match=words):
+            store.match(lesion, same_as, "DOE", "looks alike", AT)
+    assert [r.kind for r in store.ledger()].count("lesions matched") == 1
 
 
 # What may stand where

@@ -25,8 +25,9 @@ from medrec.errors import ConfigError, DataError
 from medrec.home import Home
 from medrec.night import Night, Request
 from medrec.phantom import uid
+from medrec.shown import inert
 from medrec.store import Store
-from medrec.tracking import Tracker, inert
+from medrec.tracking import Tracker
 
 AT = "2026-03-01T02:00:00Z"
 slowly = settings(deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))

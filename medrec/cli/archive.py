@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from medrec.cli.common import ConfigOption, HomeOption, out, say, table
+from medrec.cli.common import ConfigOption, HomeOption, open_store, out, say, table
 
 if TYPE_CHECKING:
     from medrec.config import Settings
@@ -138,6 +138,35 @@ def recall(
         where = f"sent to {', '.join(a.sent)}" if a.sent else "not sent"
         typer.echo(f"{a.case}  study {a.study[:8]}  {a.version}  {a.finished_at}  {a.verdict}  {where}  {a.standing}")
     out.print(f"{len(found)} reports; {sum(bool(a.sent) for a in found)} of them were sent")
+
+
+def match(
+    case: Annotated[str, typer.Argument(help="The later case's key.")],
+    lesion: Annotated[int, typer.Argument(help="Number of the lesion in its report.", min=1)],
+    reason: Annotated[str, typer.Option("--reason", help="Why; goes into the ledger.")],
+    same_as: Annotated[
+        tuple[str, int] | None, typer.Option("--same-as", metavar="CASE LESION", help="The earlier one.")
+    ] = None,
+    lift: Annotated[bool, typer.Option("--lift", help="Take the match of this lesion back.")] = False,
+    by: Annotated[str | None, typer.Option("--by", help="Who says so; default who is logged in.")] = None,
+    home: HomeOption = None,
+) -> None:
+    """Say that a lesion is known from an earlier case: what is planned or accepted later carries its tracking UID."""
+    from medrec import dispatch, privacy
+    from medrec.errors import ConfigError
+    from medrec.store import Lesion
+
+    if (same_as is None) != lift or not reason.strip():
+        raise ConfigError(["match: wanted either --same-as CASE LESION or --lift, and a --reason in words"])
+    place, store = open_store(home)
+    one, who = Lesion(case, lesion), (by or "").strip() or privacy.operator()
+    with store, place.lock():
+        if same_as is None:
+            store.lift_match(one, who, reason, _now())
+            say(f"{one} stands for itself again")
+            return
+        dispatch.match(store, place, one, Lesion(*same_as), who, reason, _now())
+        say(f"{one} is tracked as {store.origin(one)}, in whatever of it is planned or accepted from now on")
 
 
 def conformance() -> None:

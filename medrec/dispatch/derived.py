@@ -1,19 +1,20 @@
 """What lies in the outbox held against the ledger before it leaves: nothing goes that no record tells of.
 
-Objects of a case are in its record, by digest. Accepted objects and rejections follow from them and from a record of
-who accepted or why it was taken back: they are made again and compared.
+Objects of a case are in its record, by digest. Accepted objects, matched ones and rejections follow from them and from
+records of who accepted, which lesions are known, or why it was taken back: they are made again and compared.
 """
 
 import hashlib
 from pathlib import Path
 
 from medrec import objects
+from medrec.dispatch.matching import AGREED, PLANNED, tracked
 from medrec.events import CASE_KINDS
 from medrec.home import Home
 from medrec.objects import NotReturnableError, Written
 from medrec.store import Store
 
-ACCEPTED, REJECTED = "accepted", "rejected"
+ACCEPTED, MATCHED, REJECTED = "accepted", "matched", "rejected"
 
 
 def recorded(store: Store, home: Home, case: str) -> str:
@@ -36,17 +37,23 @@ def derived(store: Store, home: Home, case: str, how: str) -> str:
     if set(_digests(folder).values()) <= _sent(store, case):
         return ""
     try:
-        made = _made(store, home, case, how)
+        again = made(store, home, case, how)
     except (NotReturnableError, OSError):
         return "the objects that they were made from are gone or cannot be read"
-    if made is None:
+    if again is None:
         return "no record tells of it"
-    return _different(folder, {one.name: one.sha256 for one in made})
+    return _different(folder, {one.name: one.sha256 for one in again})
 
 
-def _made(store: Store, home: Home, case: str, how: str) -> tuple[Written, ...] | None:
+def made(store: Store, home: Home, case: str, how: str) -> tuple[Written, ...] | None:
+    """What the records make of a case's objects; None when no record asks for it.
+
+    Raises NotReturnableError or OSError when they are gone.
+    """
     if how == ACCEPTED and (who := store.accepted(case)) is not None:
-        return objects.accept(home.outbox / case, *who)
+        return objects.accept(home.outbox / case, *who, tracked(store, case, AGREED))
+    if how == MATCHED and (known := tracked(store, case, PLANNED)):
+        return objects.match(home.outbox / case, known)
     if how == REJECTED and (why := store.recalled(case)) is not None:
         return (reject(home, case, *why),)
     return None
@@ -54,8 +61,13 @@ def _made(store: Store, home: Home, case: str, how: str) -> tuple[Written, ...] 
 
 def reject(home: Home, case: str, reason: str, at: str) -> Written:
     """The rejection of everything that a case may have sent."""
-    sent = [p for name in (case, f"{case}-{ACCEPTED}") for p in sorted((home.outbox / name).glob("*.dcm"))]
-    return objects.reject(sent, reason, case, at)
+    return objects.reject(files_of(home, case), reason, case, at)
+
+
+def files_of(home: Home, case: str) -> list[Path]:
+    """Every object of a case that may have left, in any of its words."""
+    folders = [folder for folder in home.returned(case) if folder.name != f"{case}-{REJECTED}"]
+    return [path for folder in folders for path in sorted(folder.glob("*.dcm"))]
 
 
 def _different(folder: Path, wanted: dict[str, str]) -> str:

@@ -10,7 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from medrec import objects
-from medrec.dispatch.derived import ACCEPTED, REJECTED, derived, recorded
+from medrec.dispatch.derived import ACCEPTED, MATCHED, REJECTED, derived, made, recorded
+from medrec.dispatch.matching import PLANNED, tracked
 from medrec.dispatch.release import NEVER, plan
 from medrec.dispatch.values import Delivered
 from medrec.errors import ConfigError, WorldError
@@ -135,6 +136,11 @@ class _Push:
         if not files:
             reason = folder / objects.REASON
             raise NotReturnableError(reason.read_text().strip() if reason.is_file() else GONE)
+        if self.row.kind == "results":
+            taken = {objects.FILES[kind] for kind in self._rule.objects}
+            files = [path for path in files if path.name in taken]
+        if not files:
+            raise NotReturnableError("it has none of the objects that the destination takes")
         return files
 
     def _known(self, folder: Path) -> None:
@@ -151,15 +157,16 @@ class _Push:
         before = self._home.outbox / case
         if self.row.kind == "rejection":
             return self._home.outbox / f"{case}-{REJECTED}"
-        if self._rule.release == "unreviewed":
-            return before
-        who = self._store.accepted(case)
-        if self._rule.release != "after_review" or who is None:
+        who = self._store.accepted(case) if self._rule.release == "after_review" else None
+        if who is None and self._rule.release != "unreviewed":
             raise RefusedError(NEVER)
-        folder = self._home.outbox / f"{case}-{ACCEPTED}"
+        if who is None and not tracked(self._store, case, PLANNED):
+            return before
+        how = MATCHED if who is None else ACCEPTED
+        folder = self._home.outbox / f"{case}-{how}"
         if not folder.is_dir():
             self._known(before)
-            objects.place(objects.accept(before, *who), folder)
+            objects.place(made(self._store, self._home, case, how) or (), folder)
         return folder
 
     def _as_sent(self) -> list[Path]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from medrec import objects
-from medrec.dispatch.derived import ACCEPTED, reject
+from medrec.dispatch.derived import REJECTED, files_of, reject
 from medrec.home import Home
 from medrec.store import CaseRow, State, Store
 
@@ -65,10 +65,10 @@ def _take_back(store: Store, home: Home, case: CaseRow, reason: str, clock: Call
 
 def _write(home: Home, case: str, reason: str, at: str) -> bool:
     """The rejection of everything that the case may have sent; False when nothing is left to tell what that was."""
-    folder = home.outbox / f"{case}-rejected"
+    folder = home.outbox / f"{case}-{REJECTED}"
     if folder.is_dir():
         return True
-    there = any(p for name in (case, f"{case}-{ACCEPTED}") for p in (home.outbox / name).glob("*.dcm"))
+    there = bool(files_of(home, case))
     if there:
         objects.place([reject(home, case, reason, at)], folder)
     return there

@@ -201,6 +201,28 @@ class Arriving:
             primitive.presentation_data_value_list = [[number, data[:1]] for number, data in parts]
 
 
+class Answers:
+    """The messages of an association that we asked for, in the place of pynetdicom's `receive_primitive`."""
+
+    def __init__(self, association: Association, limit: int) -> None:
+        self._association = association
+        self._take: Callable[[Any], None] = association.dimse.receive_primitive
+        self._limit = limit
+        self._arrived = 0
+
+    def __call__(self, primitive: Any) -> None:
+        """Take one part of a message; what is no message, or has no end, ends the association."""
+        try:
+            self._arrived += sum(len(data) for _, data in primitive.presentation_data_value_list)
+            if self._arrived > self._limit:
+                raise OSError("no end of it")
+            self._take(primitive)
+            if self._association.dimse.message is None:
+                self._arrived = 0
+        except Exception:  # whatever garbage makes the parser raise
+            _hang_up(self._association)
+
+
 def _hang_up(association: Association) -> None:
     line = association.dul.socket
     if line is not None and line.socket is not None:

@@ -20,6 +20,7 @@ from medrec.store.consistency import Consistency
 from medrec.store.deliveries import Deliveries, DeliveryRow, State
 from medrec.store.labelled import Known, Label, Labelled, Origin
 from medrec.store.locks import Locks
+from medrec.store.matches import Lesion, Matches
 from medrec.store.outbox import Outbox
 from medrec.store.privacy import Privacy
 from medrec.store.rows import BatchRow, CaseRow, OutboxRow
@@ -30,6 +31,7 @@ __all__ = [
     "DeliveryRow",
     "Known",
     "Label",
+    "Lesion",
     "Origin",
     "OutboxRow",
     "State",
@@ -44,7 +46,7 @@ WAIT_S = 30.0
 _OPENING = threading.Lock()
 
 
-class Store(Batches, Deliveries, Labelled, Privacy, Locks, Outbox, Consistency):
+class Store(Batches, Deliveries, Labelled, Locks, Matches, Privacy, Outbox, Consistency):
     """The database, open. Made by `Store.open`; usable as a context manager."""
 
     @classmethod

@@ -5,11 +5,10 @@ import hashlib
 import sqlalchemy as sa
 
 from medrec.errors import DataError
+from medrec.events import NIGHT_FINISHED
 from medrec.store.rows import BatchRow
 from medrec.store.session import Session, Tail
 from medrec.store.tables import BATCHES, LEDGER_SUBJECTS, STUDIES, STUDY_PATIENTS
-
-SEALED_NIGHT, REWRITTEN = "night finished", "night rewritten"  # kinds of records
 
 
 class Batches(Session):
@@ -31,7 +30,7 @@ class Batches(Session):
             started = tail.connection.execute(sa.select(BATCHES.c.started_at).where(where)).scalar()
             if started is None:
                 raise DataError(f"batch {batch} cannot be finished: it was never started in this store")
-            tail.add(SEALED_NIGHT, at, _night(batch, started, at, summary))
+            tail.add(NIGHT_FINISHED, at, _night(batch, started, at, summary))
             tail.connection.execute(sa.update(BATCHES).where(where).values(finished_at=at, summary=summary))
 
         self._extend(write)
@@ -40,11 +39,11 @@ class Batches(Session):
         """Give the nights that an earlier release finished their records: once, before any night has one."""
 
         def write(tail: Tail) -> None:
-            there = sa.select(LEDGER_SUBJECTS.c.seq).where(LEDGER_SUBJECTS.c.kind == SEALED_NIGHT).limit(1)
+            there = sa.select(LEDGER_SUBJECTS.c.seq).where(LEDGER_SUBJECTS.c.kind == NIGHT_FINISHED).limit(1)
             if tail.connection.execute(there).first() is not None:
                 return
             for row in tail.connection.execute(sa.select(BATCHES).where(BATCHES.c.summary.is_not(None))).all():
-                tail.add(SEALED_NIGHT, at, _night(row.batch, row.started_at, row.finished_at, row.summary))
+                tail.add(NIGHT_FINISHED, at, _night(row.batch, row.started_at, row.finished_at, row.summary))
 
         self._extend(write)
 

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from medrec import events
 from medrec.audit import AuditRecord, Problem
-from medrec.store.batches import REWRITTEN, SEALED_NIGHT, digest_of_summary
+from medrec.store.batches import digest_of_summary
 from medrec.store.ledger import Ledger
 from medrec.store.tables import (
     ACCEPTED,
@@ -99,9 +99,9 @@ class _Told:
     def add(self, kind: str, facts: dict[str, object], at: str) -> None:
         """Take up one record."""
         case, batch = str(facts.get("case")), str(facts.get("batch"))
-        if kind == SEALED_NIGHT:
+        if kind == events.NIGHT_FINISHED:
             self.nights[batch], self.summaries[batch] = (facts["started_at"], facts["finished_at"]), facts["summary"]
-        elif kind == REWRITTEN:
+        elif kind == events.NIGHT_REWRITTEN:
             self.summaries[batch] = facts["summary"]
         elif kind == "case accepted":
             self.accepted.add((case, str(facts["by"]), at))

@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from medrec.errors import DataError
-from medrec.events import ERASED
-from medrec.store.batches import REWRITTEN, digest_of_summary
+from medrec.events import ERASED, NIGHT_REWRITTEN
+from medrec.store.batches import digest_of_summary
 from medrec.store.cases import SALT_BYTES, Cases
 from medrec.store.session import Tail
 from medrec.store.tables import BATCHES, CASES, ERASED_PATIENTS, META, STUDIES, STUDY_PATIENTS
@@ -126,7 +126,7 @@ def _without(tail: Tail, gone: set[str], at: str) -> None:
 def _put_summary(tail: Tail, batch: str, told: dict[str, Any], why: str, at: str) -> None:
     """Under a new salt: the digest of what it said before tells nothing to somebody who guesses what is gone."""
     summary = json.dumps(told | ({"salt": secrets.token_hex(SALT_BYTES)} if "salt" in told else {}), indent=1)
-    tail.add(REWRITTEN, at, {"batch": batch, "summary": digest_of_summary(summary), "why": why})
+    tail.add(NIGHT_REWRITTEN, at, {"batch": batch, "summary": digest_of_summary(summary), "why": why})
     values = {"summary": summary, "mlflow_run_id": None}
     tail.connection.execute(sa.update(BATCHES).where(BATCHES.c.batch == batch).values(values))
 
