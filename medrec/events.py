@@ -74,6 +74,10 @@ KINDS: Mapping[str, Kind] = {
     "gate declared": Kind(("model", "gate", "by"), ("model",)),
     # `models` are the versions in MLflow with their files; `fresh` says that it held none of ours before.
     "models registered": Kind(("cards", "models", "fresh"), ("cards",)),
+    # A trained or imported version's run there; `shown` and `files` are digests of what it shows, by name.
+    "training delivered": Kind(
+        ("card", "to", "what", "name", "shown", "files"), ("card",), frozenset({"model trained", "model imported"})
+    ),
     # `card` is the digest of the model's card. A model that came as a bundle was not trained here.
     "model trained": Kind(("card", "weights"), ("card",)),
     "model imported": Kind(("card", "weights", "bundle", "by"), ("card",)),

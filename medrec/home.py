@@ -74,6 +74,10 @@ class Home:
             path.chmod(0o600)
         return path.read_text().strip()
 
+    def version(self, name: str, digest: str) -> Path:
+        """Where a version of a model that was trained or imported here lies: card, weights, evaluation, page."""
+        return self.models / name / digest
+
     def remember_input(self, folder: Path) -> None:
         """Note a folder that images come from, so that a training finds them again."""
         known = self.inputs()

@@ -181,10 +181,11 @@ class Night:
             tracker = Tracker(self._request.home, self._request.configuration.settings.experiment)
             # Who holds the home's lock is alone in it: what its worker still holds, a killed night left.
             self._store.free_leases("mlflow", tracker.worker)
-            if tracker.fresh and self._store.requeue("mlflow", _iso(now)):
+            if delivery.begin(self._store, tracker):
                 self.warn("MLflow holds nothing of this home: every report is delivered there again")
             tracker.start_batch(self.batch, _ms(now))
             delivery.register_models(self._store, tracker, self._request.configuration.cards)
+            delivery.deliver_trainings(self._store, tracker, self._request.home)
             delivery.deliver_batches(self._store, tracker)
         except WorldError as error:
             self.warn(f"{error}; reports are delivered there on a later night")

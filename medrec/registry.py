@@ -68,7 +68,7 @@ class Registry:
 
         Raises WorldError when it cannot be written.
         """
-        folder = self._folder(card.name, card.digest)
+        folder = self._home.version(card.name, card.digest)
         draft = folder.with_name(f".draft-{card.digest}")
         try:
             if not folder.exists():
@@ -88,14 +88,14 @@ class Registry:
 
     def card_file(self, version: "Version") -> Path:
         """Where the card of a version that is kept in the home lies."""
-        return self._folder(version.name, version.card) / "card.yaml"
+        return self._home.version(version.name, version.card) / "card.yaml"
 
     def load(self, name: str, digest: str) -> Kept:
         """A version by its name and digest. Raises WeightsError when it is gone or was changed."""
         packaged = self._packaged.get(name)
         if packaged is not None and packaged.card.digest == digest:
             return packaged
-        folder = self._folder(name, digest)
+        folder = self._home.version(name, digest)
         try:
             card = card_of(yaml.safe_load((folder / "card.yaml").read_text()))
         except (OSError, ValueError, yaml.YAMLError):
@@ -191,9 +191,6 @@ class Registry:
                         history[-1]
                     ]
         return (digest for digest in reversed(history) if digest != here.card)
-
-    def _folder(self, name: str, digest: str) -> Path:
-        return self._home.models / name / digest
 
 
 def in_force(configuration: Configuration, home: Home, store: Store) -> tuple[Configuration, dict[str, str]]:

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from medrec import environment, labels, likeness, splits
+from medrec import delivery, environment, labels, likeness, splits
 from medrec.config import Configuration
 from medrec.declared import Gate, looser
 from medrec.dicom import Pseudonyms
@@ -242,13 +242,12 @@ class Retraining:
     def evaluate(self, progress: Progress = lambda what, done, total: None) -> None:
         """Ask the gate, once: the same card is never measured on the locked patients again."""
         gate = self.card.gate
-        done = self._kept.folder / "evaluation.json" if self._kept.folder is not None else self._work
-        records = self._store.about(f"card {self.card.digest}")
-        if any(r.kind == "model evaluated" for _, r in records) and done.is_file():
-            before = json.loads(done.read_text())
-            self.outcome.eligible, self.outcome.status = bool(before["eligible"]), "already done"
-            self._say("this card was evaluated on these data before; nothing was spent")
-            self.outcome.lines += before["lines"]
+        assert self._kept.folder is not None
+        done = self._kept.folder / "evaluation.json"
+        if "model evaluated" in self._kinds():
+            self.outcome.eligible, self.outcome.status = "model eligible" in self._kinds(), "already done"
+            self._say("this version was measured on the locked patients before; nothing was spent")
+            self.outcome.lines += json.loads(done.read_text())["lines"] if done.is_file() else []
             return
         if gate is None:
             self.outcome.status = "trained"
@@ -301,17 +300,23 @@ class Retraining:
 
     def close(self) -> Outcome:
         """Copy the training to MLflow, and say what may be done next."""
-        if self.outcome.card and self.outcome.status != "already done":
+        if self.outcome.card:
+            if self.outcome.eligible and "model promoted" not in self._kinds():
+                self._offer()
             self._track()
-            if self.outcome.eligible:
-                self._say(f"medrec models promote {self.outcome.card[:12]} --by NAME --reason WHY puts it in force")
-                if self._request.configuration.settings.promote == "automatic":
-                    reason = "automatic promotion, by the configuration"
-                    self._registry.promote(self.outcome.card, self._request.by, reason, self._now())
-                    self._say("promoted, as the configuration says")
-            if self._work != self._home.training:
-                shutil.rmtree(self._work, ignore_errors=True)
+        if self._work != self._home.training:
+            shutil.rmtree(self._work, ignore_errors=True)
         return self.outcome
+
+    def _offer(self) -> None:
+        self._say(f"medrec models promote {self.outcome.card[:12]} --by NAME --reason WHY puts it in force")
+        if self._request.configuration.settings.promote == "automatic":
+            reason = "automatic promotion, by the configuration"
+            self._registry.promote(self.outcome.card, self._request.by, reason, self._now())
+            self._say("promoted, as the configuration says")
+
+    def _kinds(self) -> set[str]:
+        return {r.kind for _, r in self._store.about(f"card {self.card.digest}")}
 
     def _use(self, gate: Gate, patients: tuple[str, ...]) -> int:
         """Spend one use of the locked patients; one that a kill left without an answer is not spent twice."""
@@ -392,14 +397,10 @@ class Retraining:
             shutil.copyfile(path, folder / path.name)
         try:
             tracker = Tracker(self._home, self._request.configuration.settings.experiment)
-            self.outcome.mlflow_run_id = tracker.log_training(self._kept.card, folder, self._trained_facts())
+            delivery.begin(self._store, tracker)
+            self.outcome.mlflow_run_id = delivery.deliver_training(self._store, tracker, self.card, self._home)
         except WorldError as error:
-            self._say(f"{error}; the training is kept in the home")
-
-    def _trained_facts(self) -> dict[str, str]:
-        kinds = ("model trained", "model imported")
-        record = next(r for _, r in self._store.about(f"card {self.card.digest}") if r.kind in kinds)
-        return {k: str(v) for k, v in record.facts.items()} | {"status": self.outcome.status}
+            self._say(f"{error}; the next night shows this training there")
 
     def _sources(self) -> material.Sources:
         folders = self._request.inputs or self._home.inputs()

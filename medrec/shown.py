@@ -1,9 +1,10 @@
 """What MLflow is shown of cases, nights and models, in its words: tags, parameters, metrics, names, descriptions.
 
-Pure: `tracking` writes it and reads it back, `mirror` compares. Invariant: a function of row and report, so that what
-was shown can be told again years later; no text of a report is markup there.
+Pure: `tracking` writes it and reads it back, `mirror` compares. Invariant: what is shown of a case is a function of row
+and report, so that it can be told again years later; no text of a report is markup there.
 """
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ WORKER, SUPERSEDED_BY = "medrec.worker", "medrec.superseded_by"
 HEAD, RECORDS = "medrec.ledger_head", "medrec.ledger_records"
 ARTIFACTS = ("report.html", "report.json")
 VERSION = "medrec.registered_version"
-MODEL, CARD, CHAMPION = "medrec-", "medrec.card_sha256", "champion"
+MODEL, CARD, CHAMPION, CHALLENGER = "medrec-", "medrec.card_sha256", "champion", "challenger"
+# The tag of a training's run that names its card by digest; all tags of ours begin with OURS.
+TRAINED, OURS = "medrec.trained_card", "medrec."
 SHOWN_IMAGES = 50  # in a case's description
 MARKUP = re.compile(r"([\\\\`*_{}\[\]<>|#~!&])")
 # Unicode's direction marks, embeddings, overrides and isolates (UAX 9).
@@ -37,6 +40,13 @@ class ShownRun:
     tags: Mapping[str, str]
     params: Mapping[str, str]
     metrics: Mapping[str, float]
+
+    def told(self) -> dict[str, str]:
+        """A digest of each tag of ours, parameter and metric, by what it is called: for the ledger to keep."""
+        tags = {k: v for k, v in self.tags.items() if k.startswith(OURS) or k == NOTE}
+        kinds = (("tag", tags), ("parameter", self.params), ("metric", self.metrics))
+        every = {f"{kind} {name}": str(value) for kind, of in kinds for name, value in of.items()}
+        return {name: hashlib.sha256(value.encode()).hexdigest() for name, value in every.items()}
 
 
 @dataclass(frozen=True, slots=True)

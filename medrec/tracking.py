@@ -31,6 +31,7 @@ from medrec.shown import (
     BATCH,
     CARD,
     CASE,
+    CHALLENGER,
     CHAMPION,
     HEAD,
     MODEL,
@@ -39,6 +40,7 @@ from medrec.shown import (
     RECORDS,
     REPORT,
     SUPERSEDED_BY,
+    TRAINED,
     VERSION,
     WORKER,
     Registered,
@@ -204,68 +206,59 @@ class Tracker:
         """
         card, name = model.card, f"{MODEL}{model.card.name}"
         with _MlflowAway():
-            known = self._client.search_model_versions(f"name = '{name}'")
-            version = next((v for v in known if v.tags.get(CARD) == card.digest), None)
-            if version is None:
-                if not self._client.search_registered_models(f"name = '{name}'"):
-                    self._client.create_registered_model(name, {"medrec.card": card.name}, card.title)
-                version = self._client.create_model_version(
-                    name,
-                    str(self._store_model(model)),
-                    tags={
-                        "medrec.version": card.version,
-                        CARD: card.digest,
-                        "medrec.weights_sha256": card.weights_digest,
-                        "medrec.licence": card.licence,
-                    },
-                    description=f"{card.title}, {card.version}. {card.intended_use} {DISCLAIMER}",
-                )
-            champion = self._champion(name)
-            if champion != str(version.version):
+            version = self._found(card) or self._made(card, self._store_model(model))
+            if self._champion(name) != str(version.version):
                 self._client.set_registered_model_alias(name, CHAMPION, version.version)
             self._versions[card.digest] = str(version.version)
             return _registered(version, self._client.get_registered_model(name).aliases)
 
-    def log_training(self, card: Card, folder: Path, facts: Mapping[str, str]) -> str:
-        """A run for a trained version: curves, what was measured, its files; and a registered version of it.
+    def log_training(self, card: Card, folder: Path, facts: Mapping[str, str]) -> tuple[ShownRun, Registered]:
+        """A run for a trained version, with its curves, what was measured and its files; and its registered version.
 
-        `folder` holds card, weights, curves (*.curves.json) and evaluation.json; `facts` are those of its record.
+        `folder` holds card, weights, curves (*.curves.json) and evaluation.json; `facts` are those of its record, and
+        its status. What is there already is written over.
         """
         with _MlflowAway():
-            named = f"tags.`medrec.card` = '{card.digest}'"
-            found = self._search(named)
-            tags = {"medrec.card": card.digest, "medrec.model": card.name, "medrec.status": facts["status"]}
+            found = self._search(f"tags.`{TRAINED}` = '{card.digest}'")
             name = f"training {card.name} {card.version}: {facts['status']}"
+            tags = {TRAINED: card.digest, "medrec.model": card.name, "medrec.status": facts["status"]}
             run = found[0] if found else self._client.create_run(self._experiment, None, tags, name)
             run_id: str = run.info.run_id
             params = {k: v for k, v in facts.items() if k != "status"} | {"seed": str(card.training.seed)}
             self._client.log_batch(
-                run_id, _curves(folder), [Param(k, v[:500]) for k, v in params.items()],
+                run_id, _curves(folder), [Param(k, v[:500]) for k, v in params.items() if k not in run.data.params],
                 [RunTag(k, v) for k, v in tags.items()],
             )  # fmt: skip
             for path in sorted(folder.iterdir()):
                 if path.suffix != ".safetensors":
                     self._client.log_artifact(run_id, str(path))
+            self._client.update_run(run_id, name=name)
             self._client.set_terminated(run_id)
-            self._register_trained(card, folder, run_id)
-            return run_id
+            version = self._found(card) or self._made(card, folder, run_id)
+            self._client.set_registered_model_alias(version.name, CHALLENGER, version.version)
+            aliases = self._client.get_registered_model(version.name).aliases
+            return _shown(self._client.get_run(run_id)), _registered(version, aliases)
 
-    def _register_trained(self, card: Card, folder: Path, run_id: str) -> None:
-        name = f"medrec-{card.name}"
+    def _found(self, card: Card) -> Any:
+        """The registered version of a card, None when there is none."""
+        known = self._client.search_model_versions(f"name = '{MODEL}{card.name}'")
+        return next((v for v in known if v.tags.get(CARD) == card.digest), None)
+
+    def _made(self, card: Card, folder: Path, run_id: str | None = None) -> Any:
+        """A registered version of a card whose files lie in `folder`."""
+        name = f"{MODEL}{card.name}"
         if not self._client.search_registered_models(f"name = '{name}'"):
             self._client.create_registered_model(name, {"medrec.card": card.name}, inert(card.title))
-        known = self._client.search_model_versions(f"name = '{name}'")
-        version = next((v for v in known if v.tags.get("medrec.card_sha256") == card.digest), None)
-        if version is None:
-            tags = {
-                "medrec.version": card.version,
-                "medrec.card_sha256": card.digest,
-                "medrec.weights_sha256": card.weights_digest,
-                "medrec.licence": card.licence,
-            }
-            text = f"{inert(card.title)}, {card.version}. {DISCLAIMER}"
-            version = self._client.create_model_version(name, str(folder), run_id, tags, description=text)
-        self._client.set_registered_model_alias(name, "challenger", version.version)
+        tags = {
+            "medrec.version": card.version,
+            CARD: card.digest,
+            "medrec.weights_sha256": card.weights_digest,
+            "medrec.licence": card.licence,
+        }
+        text = f"{card.title}, {card.version}. {card.intended_use}"
+        return self._client.create_model_version(
+            name, str(folder), run_id, tags, description=f"{inert(text)} {DISCLAIMER}"
+        )
 
     def _champion(self, name: str) -> str | None:
         aliases: Mapping[str, Any] = self._client.get_registered_model(name).aliases
@@ -344,13 +337,7 @@ class Tracker:
     def runs(self) -> tuple[ShownRun, ...]:
         """Every run that is not deleted, in one sweep."""
         with _MlflowAway():
-            return tuple(
-                ShownRun(
-                    *(run.info.run_id, run.info.run_name or "", run.info.status, run.info.artifact_uri),
-                    *(dict(run.data.tags), dict(run.data.params), dict(run.data.metrics)),
-                )
-                for run in self._pages("")
-            )
+            return tuple(_shown(run) for run in self._pages(""))
 
     def artifacts(self, run: ShownRun) -> dict[str, str]:
         """SHA-256 of every artifact of a run by its path; "" for one that cannot be read."""
@@ -420,6 +407,13 @@ def _curves(folder: Path) -> list[Metric]:
         measured = json.loads(evaluation.read_text())["measured"]
         found += [Metric(f"locked.{k}", float(i["value"]), 0, 0) for k, i in measured.items() if i["value"] is not None]
     return found[:PAGE]  # one batch of MLflow's
+
+
+def _shown(run: Run) -> ShownRun:
+    return ShownRun(
+        *(run.info.run_id, run.info.run_name or "", run.info.status, run.info.artifact_uri),
+        *(dict(run.data.tags), dict(run.data.params), dict(run.data.metrics)),
+    )
 
 
 def _registered(version: Any, aliases: Mapping[str, str]) -> Registered:

@@ -14,13 +14,14 @@ from typing import Any, ParamSpec, cast
 
 from medrec import dispatch, mirror
 from medrec.audit import AuditRecord, Problem
+from medrec.delivery import TRAINING, VERSIONS
 from medrec.dicom.renaming import Renamed
 from medrec.errors import ConfigError, WorldError
 from medrec.events import CASE_KINDS, ERASED, KINDS, PRUNED, missing
 from medrec.home import Home, sha256_of
 from medrec.mirror import Delivered, Expected
 from medrec.privacy import check_key
-from medrec.shown import ARTIFACTS, CHAMPION
+from medrec.shown import ARTIFACTS
 from medrec.store import CaseRow, Store
 from medrec.tracking import Tracker
 
@@ -130,7 +131,7 @@ def verify_mlflow(home: Home, store: Store, experiment: str) -> Iterator[Problem
             yield Problem(f"case {row.case[:12]}…", "the store names another MLflow run for it than the ledger")
         elif row.mlflow_run_id is None and row.case not in waiting and row.case not in told.pruned:
             yield Problem(f"case {row.case[:12]}…", "it neither was delivered to MLflow nor waits for it")
-    if not expected.cases and not expected.nights:
+    if not (expected.cases or expected.nights or expected.trainings):
         return
     if not home.mlflow_database.is_file() and not Tracker.is_elsewhere():
         yield Problem("MLflow", "its database is gone; the next night fills it again")
@@ -173,7 +174,9 @@ class _Told:
     files: dict[str, Mapping[str, str]] = field(default_factory=dict)
     nights: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     models: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    champions: dict[str, str] = field(default_factory=dict)
+    aliases: dict[tuple[str, str], str] = field(default_factory=dict)
+    trainings: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    versions: set[str] = field(default_factory=set)
     written: set[str] = field(default_factory=set)
     pruned: set[str] = field(default_factory=set)
     cleared: set[str] = field(default_factory=set)
@@ -204,30 +207,30 @@ class _Told:
             self.nights[facts["batch"]] = facts
         elif kind == "models registered":
             if facts["fresh"]:
-                self.models.clear()
-                self.champions.clear()
+                for shown in (self.models, self.aliases, self.trainings):
+                    shown.clear()
             for model in facts["models"]:
                 self.models[model["card"]] = model
-                if CHAMPION in model["aliases"]:
-                    self._promote(model["card"])
-        elif kind in ("model promoted", "model rolled back"):
-            self._promote(facts["card"])
+                self.aliases |= {(model["name"], alias): model["version"] for alias in model["aliases"]}
+        elif kind in VERSIONS:
+            self.versions.add(facts["card"])
+        elif kind == TRAINING:
+            self.trainings[facts["card"]] = facts
         elif kind in (ERASED, PRUNED):
             self.pruned |= set(facts["cases"])
             self.cleared |= set(facts.get("files", ()))
             for gone in facts["cases"]:
                 self.runs.pop(gone, None)
 
-    def _promote(self, card: str) -> None:
-        if card in self.models:
-            self.champions[self.models[card]["name"]] = self.models[card]["version"]
-
     def expected(self, home: Home, store: Store, waiting: frozenset[str]) -> Expected:
         """What MLflow must show."""
         open_nights = {b.batch: b.summary is not None for b in store.batches() if b.mlflow_run_id is None}
         models = {(m["name"], m["version"]): m for m in self.models.values()}
         runs = frozenset(self.runs.values())
-        return Expected(self.cases(home, store), runs, self.nights, open_nights, waiting, models, self.champions)
+        return Expected(
+            *(self.cases(home, store), runs, self.nights, open_nights, waiting, models, self.aliases, self.trainings),
+            untold=frozenset(self.versions - self.trainings.keys()),
+        )
 
     def cases(self, home: Home, store: Store) -> dict[str, Delivered]:
         """The delivered cases as MLflow must show them; those whose report is gone or spoilt are named elsewhere."""

@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from conftest import a_night, copy_home
+from mlflow.tracking import MlflowClient
 from teaching import Shot, shot, shots, teach
 from test_pictures import card as picture_card
 from typer.testing import CliRunner
 
-from medrec import config
+from medrec import config, verification
 from medrec.cli import app
 from medrec.errors import ConfigError, DataError
 from medrec.home import Home
@@ -98,8 +100,6 @@ def test_a_first_model_is_trained_measured_on_locked_patients_and_eligible(
         "as", "intensity", "contrast", "noise", "blur", "rotation", "scale",
     ]  # fmt: skip
     assert outcome.mlflow_run_id
-    from medrec.tracking import MlflowClient
-
     client = MlflowClient(f"sqlite:///{home.mlflow_database}")
     assert client.get_metric_history(outcome.mlflow_run_id, "toy_segmentation.loss")
     params = client.get_run(outcome.mlflow_run_id).data.params
@@ -131,18 +131,43 @@ def test_the_page_of_a_version_is_one_file_that_shows_its_own_filters_maps_and_m
     card = (path.parent / "card.md").read_text()
     assert "| dice |" in card
     assert "ELIGIBLE" in card
-    from medrec.tracking import MlflowClient
-
     client = MlflowClient(f"sqlite:///{first[0].mlflow_database}")
     assert {"page.html", "card.md"} <= {a.path for a in client.list_artifacts(str(first[2].mlflow_run_id))}
 
 
-def test_an_audit_of_a_home_with_a_trained_model_finds_nothing(first: tuple[Home, Path, Outcome]) -> None:
-    from medrec import verification
+def problems(home: Home) -> list[str]:
+    with Store.open(home.store_url) as store:
+        found = [*verification.verify(home, store), *verification.verify_mlflow(home, store, "medrec")]
+    return [str(p) for p in found]
 
-    with Store.open(first[0].store_url) as store:
-        assert list(verification.verify(first[0], store)) == []
-        assert list(verification.verify_mlflow(first[0], store, "medrec")) == []
+
+def test_an_audit_finds_nothing_after_a_training_a_promotion_and_a_loss_of_mlflow_and_names_what_is_touched(
+    first: tuple[Home, Path, Outcome], tmp_path: Path
+) -> None:
+    home = copy_home(first[0].root, tmp_path / "home")
+    assert problems(home) == []
+    words = ["--by", "dr. b", "--reason", "passed", "--home", str(home.root)]
+    assert CliRunner().invoke(app, ["models", "promote", first[2].card[:12], *words]).exit_code == 0
+    client = MlflowClient(f"sqlite:///{home.mlflow_database}")
+    assert set(client.get_registered_model("medrec-toy").aliases) == {"champion", "challenger"}
+    assert problems(home) == []
+    (tmp_path / "in").mkdir()
+    a_night(tmp_path / "in", home.root)
+    assert problems(home) == []
+    run = str(first[2].mlflow_run_id)
+    client.log_metric(run, "locked.dice", 0.99)
+    client.set_tag(run, "medrec.status", "approved")
+    client.delete_registered_model_alias("medrec-toy", "challenger")
+    (home.root / "mlartifacts/runs" / run / "artifacts/page.html").write_text("better")
+    told = "\n".join(problems(home))
+    for what in ("metric locked.dice was", "tag medrec.status was", "challenger was moved", "page.html was changed"):
+        assert what in told
+    shutil.copytree(home.root, tmp_path / "restored", ignore=shutil.ignore_patterns("mlflow.db*", "mlartifacts"))
+    home = Home(tmp_path / "restored")
+    a_night(tmp_path / "in", home.root)
+    assert problems(home) == []
+    client = MlflowClient(f"sqlite:///{home.mlflow_database}")
+    assert set(client.get_registered_model("medrec-toy").aliases) == {"champion", "challenger"}
 
 
 def test_the_same_card_on_the_same_labels_is_neither_trained_nor_asked_again(

@@ -90,8 +90,10 @@ def promote(
     version: VersionArgument, by: ByOption, reason: ReasonOption, home: HomeOption = None, config: ConfigOption = None
 ) -> None:
     """Put a version in force that passed its gate; nights use it from then on."""
-    with _registry(home, config) as (registry, _):
-        _said("in force", registry.promote(version, by, reason, _now()))
+    with _registry(home, config) as (registry, store):
+        found = registry.promote(version, by, reason, _now())
+        _said("in force", found)
+        _show(found, registry, store, home, config)
 
 
 def rollback(
@@ -102,8 +104,10 @@ def rollback(
     config: ConfigOption = None,
 ) -> None:
     """Put the version back in force that was before the present one."""
-    with _registry(home, config) as (registry, _):
-        _said("in force again", registry.rollback(model, by, reason, _now()))
+    with _registry(home, config) as (registry, store):
+        found = registry.rollback(model, by, reason, _now())
+        _said("in force again", found)
+        _show(found, registry, store, home, config)
 
 
 def disable(
@@ -199,6 +203,24 @@ def _registry(home: Path | None, config: Path | None) -> "Iterator[tuple[Registr
     place, store = open_store(home)
     with store:
         yield Registry(place, store, loaded.cards), store
+
+
+def _show(version: "Version", registry: "Registry", store: "Store", home: Path | None, config: Path | None) -> None:
+    """Move the alias in MLflow too; what is in force stands in the ledger, whatever MLflow says."""
+    from medrec import config as configuration
+    from medrec import delivery
+    from medrec.config import CardFiles
+    from medrec.errors import WorldError
+    from medrec.home import Home
+    from medrec.tracking import Tracker
+
+    kept = registry.load(version.name, version.card)
+    try:
+        tracker = Tracker(Home(home or Home.default()), configuration.load(config).settings.experiment)
+        delivery.begin(store, tracker)
+        delivery.register_models(store, tracker, [CardFiles(kept.card, kept.weights)])
+    except WorldError as error:
+        say(f"{error}; the next night says so there")
 
 
 def _said(what: str, version: "Version") -> None:
