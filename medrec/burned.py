@@ -54,8 +54,7 @@ def screened(volumes: Mapping[str, Volume]) -> tuple[dict[str, Volume], tuple[st
 def screened_pictures(
     images: Sequence[npt.NDArray[np.float32]],
 ) -> tuple[tuple[npt.NDArray[np.float32], ...], tuple[str, ...]]:
-    """Single pictures (rows, columns) whose text is covered with their darkest value, and what is to be said of it.
-    """
+    """Single pictures (rows, columns) whose text is covered with their darkest value, and what is to be said of it."""
     try:
         found = [text_in(image) for image in images]
     except NoDetectorError:
@@ -106,6 +105,8 @@ def _made() -> Any:
     except ImportError:
         raise NoDetectorError("rapidocr is not installed") from None
     logging.getLogger("RapidOCR").setLevel(logging.CRITICAL)
-    quick = {f"EngineConfig.onnxruntime.{k}": v for k, v in (("intra_op_num_threads", 1), ("enable_cpu_mem_arena", True))}
+    quick = {
+        f"EngineConfig.onnxruntime.{k}": v for k, v in (("intra_op_num_threads", 1), ("enable_cpu_mem_arena", True))
+    }
     wanted = {"Global.use_cls": False, "Global.use_rec": False, "Global.log_level": "critical"}
     return RapidOCR(params=wanted | quick)

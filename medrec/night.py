@@ -15,12 +15,12 @@ from types import TracebackType
 
 from medrec import anchors, delivery, dispatch, pipeline, privacy
 from medrec.ahead import Ahead
-from medrec.config import CardFiles, Configuration
+from medrec.config import CardFiles, Configuration, unaccepted
 from medrec.dicom import Archive, Pseudonyms
 from medrec.errors import ConfigError, DataError, WeightsError, WorldError
 from medrec.home import Home
-from medrec.pipeline import AnyPrepared, Finished, Planned, Setting
 from medrec.pictures import PictureCard, PicturePredictor
+from medrec.pipeline import AnyPrepared, Finished, Planned, Setting
 from medrec.prediction import Predictor
 from medrec.report import Status
 from medrec.routing import Routed, RoutedPictures, rules_of
@@ -151,6 +151,8 @@ class Night:
     def _open(self) -> None:
         request, now = self._request, datetime.now(UTC)
         configuration = request.configuration
+        if problems := unaccepted(configuration):
+            raise ConfigError(problems)
         self._store = Store.open(request.home.store_url)
         self._store.start_batch(self.batch, _iso(now))
         privacy.settle(request.home, self._store)
@@ -366,7 +368,9 @@ class Night:
             inference.use_threads(settings.threads)
             card, files = model.card, model.weights
             self._predictors[card.name] = (
-                still.load(card, files, device) if isinstance(card, PictureCard) else inference.load(card, files, device)
+                still.load(card, files, device)
+                if isinstance(card, PictureCard)
+                else inference.load(card, files, device)
             )
             self._setting = replace(self._setting, device=device, threads=inference.threads())
         return self._predictors[model.card.name]

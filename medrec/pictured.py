@@ -16,7 +16,7 @@ from medrec import burned, findings
 from medrec.dicom import Archive
 from medrec.dicom.stills import Still
 from medrec.pictures import IMAGE, PictureCard, PicturePrediction, PicturePredictor, scale_at
-from medrec.report import ImageFacts, Pictured, PictureCase, Report, Verdict
+from medrec.report import ImageFacts, PictureCase, Pictured, Report, Verdict
 from medrec.routing import RoutedPictures
 from medrec.series import Reason, Refused, Skipped
 

@@ -29,7 +29,6 @@ from medrec.prediction import (
     digest_of_weights,
 )
 
-
 IMAGE = "image"  # the one input of a card of pictures
 
 

@@ -34,7 +34,7 @@ from medrec.pictured import PreparedPictures
 from medrec.pictures import Card, PictureCard, card_of
 from medrec.pipeline import AnyPrediction, Planned, Prepared, Setting
 from medrec.prediction import ModelCard
-from medrec.report import AnyCase, Case, PictureCase, Status
+from medrec.report import AnyCase, PictureCase, Status
 from medrec.routing import rules_of
 from medrec.series import ScanFile, group
 from medrec.store import CaseRow, Store
@@ -238,7 +238,9 @@ def _predict(
     device = inference.device_name("auto") if facts.get("device") == "cuda" else "cpu"
     inference.use_threads(int(facts.get("threads") or 0))
     card, files = model.card, model.weights
-    predictor = still.load(card, files, device) if isinstance(card, PictureCard) else inference.load(card, files, device)
+    predictor = (
+        still.load(card, files, device) if isinstance(card, PictureCard) else inference.load(card, files, device)
+    )
     return pipeline.predict(prepared, predictor), device, inference.threads()
 
 

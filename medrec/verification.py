@@ -4,7 +4,6 @@ Owns nothing that is stored. What it finds is a `Problem` each, in the order cha
 first is the first that does not match.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
