@@ -23,6 +23,8 @@ from medrec.prediction import Frozen, ModelCard, Name
 PACKAGE = Path(__file__).parent
 PACKAGED_WEIGHTS = PACKAGE / "models" / "weights"
 
+FREE_LICENCES = ("Apache-2.0", "BSD-3-Clause", "CC0-1.0", "MIT")
+
 Loaded = TypeVar("Loaded", bound=Frozen)
 
 
@@ -42,6 +44,8 @@ class Settings(Frozen):
 
     # An empty list means every card that is there.
     models: tuple[Name, ...] = ()
+    # Licences of weights whose terms are accepted, by name, beside FREE_LICENCES, which ask nothing of who uses them.
+    accept_licences: tuple[str, ...] = ()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=0, le=256)] = 0
     retention: Retention = Retention()
@@ -84,6 +88,26 @@ class Configuration:
             "cards": sorted(c.card.digest for c in self.cards),
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def licence_name(licence: str) -> str:
+    """The name of a card's licence, without what stands behind it in brackets."""
+    return licence.partition(" (")[0].strip()
+
+
+def accepts(settings: Settings, card: Card) -> bool:
+    """Whether these settings accept the terms under which a card's weights may be used."""
+    return licence_name(card.licence) in (*FREE_LICENCES, *settings.accept_licences)
+
+
+def unaccepted(configuration: Configuration) -> list[str]:
+    """Each card whose terms nobody accepted, and what to write: for whoever is about to run its networks."""
+    return [
+        f"medrec.yaml: the weights of {c.card.name} are under {c.card.licence}, which this configuration does not "
+        f'accept: write accept_licences: ["{licence_name(c.card.licence)}"], or leave the card out by models: [...]'
+        for c in configuration.cards
+        if not accepts(configuration.settings, c.card)
+    ]
 
 
 def packaged_configs() -> Path:

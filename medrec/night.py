@@ -15,7 +15,7 @@ from types import TracebackType
 
 from medrec import anchors, delivery, dispatch, pipeline, privacy, registry
 from medrec.ahead import Ahead
-from medrec.config import CardFiles, Configuration
+from medrec.config import CardFiles, Configuration, unaccepted
 from medrec.dicom import Archive, Pseudonyms
 from medrec.errors import ConfigError, DataError, WeightsError, WorldError
 from medrec.home import Home
@@ -151,6 +151,8 @@ class Night:
     def _open(self) -> None:
         request, now = self._request, datetime.now(UTC)
         configuration = request.configuration
+        if problems := unaccepted(configuration):
+            raise ConfigError(problems)
         self._store = Store.open(request.home.store_url)
         self._store.start_batch(self.batch, _iso(now))
         configuration, self._disabled = registry.in_force(configuration, request.home, self._store)

@@ -1,7 +1,7 @@
 """What is reported of one study: plain facts, and what the writers of outputs receive.
 
-Owns `Report`, `Case`, `PictureCase`, the verdicts and their words. Knows no file format. Invariants: a verdict is one of three and
-never "normal"; refused and failed studies have none; the same facts go into every output.
+Owns `Report`, `Case`, `PictureCase`, the verdicts and their words. Knows no file format. Invariants: a verdict is one
+of three and never "normal"; refused and failed studies have none; the same facts go into every output.
 """
 
 from collections.abc import Mapping, Sequence
@@ -218,8 +218,8 @@ def picture_text(images: Sequence[ImageFacts], card: PictureCard) -> str:
     count = "1 image" if len(images) == 1 else f"{len(images)} images"
     if not marked:
         return (
-            f"No region of at least {card.decision.minimum_area_px} pixels was marked in {count}; this does not exclude "
-            "tumour; no images without a lesion were tested."
+            f"No region of at least {card.decision.minimum_area_px} pixels was marked in {count}; this does not "
+            "exclude tumour; no images without a lesion were tested."
         )
     where = "in the image" if len(images) == 1 else f"in {len(marked)} of {count}"
     largest = max(marked, key=lambda i: i.area_px)

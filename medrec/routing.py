@@ -1,8 +1,9 @@
 """Which series of a study is which input of which model.
 
-Owns `Routed` and `RoutedPictures`. The patterns of a card are matched in the DICOM room; here their names are turned into a choice.
-Invariants: the choice does not depend on the order of files; when several series fit one input, the rule below picks
-and the report names the others; a required input that exists but is defective refuses the study by that defect.
+Owns `Routed` and `RoutedPictures`. The patterns of a card are matched in the DICOM room; here their names are turned
+into a choice. Invariants: the choice does not depend on the order of files; when several series fit one input, the
+rule below picks and the report names the others; a required input that exists but is defective refuses the study by
+that defect.
 """
 
 from collections.abc import Iterable, Mapping

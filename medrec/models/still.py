@@ -136,7 +136,7 @@ class StillPredictor:
     @torch.inference_mode()
     def _mirrored(self, network: nn.Module, image: torch.Tensor) -> torch.Tensor:
         x = image.to(self.device)
-        plain, mirrored = network(x).sigmoid(), network(x.flip(3)).sigmoid()
+        plain, mirrored = network(torch.cat([x, x.flip(3)])).sigmoid().chunk(2)
         both: torch.Tensor = (plain + (mirrored.flip(3) if mirrored.ndim == 4 else mirrored)) / 2
         return both.cpu()
 

@@ -1,14 +1,15 @@
 """report.html: what a radiologist sees first and an auditor reads last, in one file that needs nothing else.
 
 Fills `report.html.j2` with a case, `pictures.html.j2` with one of single images; every text goes through autoescape.
-Refuses to grow: pictures are shrunk until the page fits `LIMIT_BYTES`. Invariants: no script, no request, no clock; where the geometry is
-nominal, "nominal" stands beside every physical number, those within sentences included.
+Refuses to grow: pictures are shrunk until the page fits `LIMIT_BYTES`. Invariants: no script, no request, no clock;
+where the geometry is nominal, "nominal" stands beside every physical number, those within sentences included.
 """
 
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -108,7 +109,9 @@ def headline(report: Report) -> Headline:
     return HEADLINES[report.status if report.verdict is None else report.verdict]
 
 
-def _fill(case: AnyCase, detail: Detail) -> str:
+@cache
+def _environment(nominal: bool) -> Environment:
+    """The templates, compiled once, with numbers of nominal sizes or of real ones."""
     # Trusted files only: a template is code, and these travel with the package.
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -117,7 +120,6 @@ def _fill(case: AnyCase, detail: Detail) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    nominal = case.report.geometry_nominal
 
     def quantity(value: float, unit: str) -> Markup:
         return _quantity(value, unit, nominal)
@@ -140,16 +142,24 @@ def _fill(case: AnyCase, detail: Detail) -> str:
         "px": lambda px: _quantity(px, "px", nominal=False, digits=0),
         "short": lambda text: text if len(text) <= 16 else text[:12] + "…",
     }
-    pictures = isinstance(case, PictureCase)
-    page = environment.get_template("pictures.html.j2" if pictures else "report.html.j2").render(
-        report=case.report,
-        card=case.card,
-        nominal=nominal,
-        headline=headline(case.report),
-        scene=None if isinstance(case, PictureCase) else scene(case, detail),
-        gallery=gallery(case, detail) if isinstance(case, PictureCase) else (),
-        detail=detail,
-        disclaimer=DISCLAIMER,
+    return environment
+
+
+def _fill(case: AnyCase, detail: Detail) -> str:
+    nominal, pictures = case.report.geometry_nominal, isinstance(case, PictureCase)
+    page = (
+        _environment(nominal)
+        .get_template("pictures.html.j2" if pictures else "report.html.j2")
+        .render(
+            report=case.report,
+            card=case.card,
+            nominal=nominal,
+            headline=headline(case.report),
+            scene=None if isinstance(case, PictureCase) else scene(case, detail),
+            gallery=gallery(case, detail) if isinstance(case, PictureCase) else (),
+            detail=detail,
+            disclaimer=DISCLAIMER,
+        )
     )
     return page.strip() + "\n"
 
