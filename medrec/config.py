@@ -95,19 +95,20 @@ def licence_name(licence: str) -> str:
     return licence.partition(" (")[0].strip()
 
 
-def accepts(settings: Settings, card: Card) -> bool:
-    """Whether these settings accept the terms under which a card's weights may be used."""
-    return licence_name(card.licence) in (*FREE_LICENCES, *settings.accept_licences)
+def unaccepted_licence(card: str, licence: str, settings: Settings) -> str:
+    """Why weights under these terms may not be used, and what to write; "" where the settings accept them."""
+    if licence_name(licence) in (*FREE_LICENCES, *settings.accept_licences):
+        return ""
+    return (
+        f"medrec.yaml: the weights of {card} are under {licence}, which this configuration does not "
+        f'accept: write accept_licences: ["{licence_name(licence)}"], or leave the card out by models: [...]'
+    )
 
 
 def unaccepted(configuration: Configuration) -> list[str]:
     """Each card whose terms nobody accepted, and what to write: for whoever is about to run its networks."""
-    return [
-        f"medrec.yaml: the weights of {c.card.name} are under {c.card.licence}, which this configuration does not "
-        f'accept: write accept_licences: ["{licence_name(c.card.licence)}"], or leave the card out by models: [...]'
-        for c in configuration.cards
-        if not accepts(configuration.settings, c.card)
-    ]
+    found = (unaccepted_licence(c.card.name, c.card.licence, configuration.settings) for c in configuration.cards)
+    return [why for why in found if why]
 
 
 def packaged_configs() -> Path:

@@ -150,12 +150,11 @@ class Night:
 
     def _open(self) -> None:
         request, now = self._request, datetime.now(UTC)
-        configuration = request.configuration
+        self._store = Store.open(request.home.store_url)
+        configuration, self._disabled = registry.in_force(request.configuration, request.home, self._store)
         if problems := unaccepted(configuration):
             raise ConfigError(problems)
-        self._store = Store.open(request.home.store_url)
         self._store.start_batch(self.batch, _iso(now))
-        configuration, self._disabled = registry.in_force(configuration, request.home, self._store)
         self._request = replace(request, configuration=configuration)
         privacy.settle(request.home, self._store)
         self._store.seal_nights(_iso(now))

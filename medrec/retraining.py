@@ -20,7 +20,7 @@ import yaml
 from pydantic import ValidationError
 
 from medrec import delivery, environment, labels, likeness, splits
-from medrec.config import Configuration
+from medrec.config import Configuration, unaccepted_licence
 from medrec.declared import Gate, looser
 from medrec.dicom import Pseudonyms
 from medrec.errors import ConfigError, DataError, WorldError
@@ -310,7 +310,10 @@ class Retraining:
 
     def _offer(self) -> None:
         self._say(f"medrec models promote {self.outcome.card[:12]} --by NAME --reason WHY puts it in force")
-        if self._request.configuration.settings.promote == "automatic":
+        settings = self._request.configuration.settings
+        if why := unaccepted_licence(self.card.name, self.card.licence, settings):
+            self._say(why)
+        elif settings.promote == "automatic":
             reason = "automatic promotion, by the configuration"
             self._registry.promote(self.outcome.card, self._request.by, reason, self._now())
             self._say("promoted, as the configuration says")

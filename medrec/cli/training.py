@@ -91,6 +91,7 @@ def promote(
 ) -> None:
     """Put a version in force that passed its gate; nights use it from then on."""
     with _registry(home, config) as (registry, store):
+        _accepted(registry.find(version), config)
         found = registry.promote(version, by, reason, _now())
         _said("in force", found)
         _show(found, registry, store, home, config)
@@ -203,6 +204,15 @@ def _registry(home: Path | None, config: Path | None) -> "Iterator[tuple[Registr
     place, store = open_store(home)
     with store:
         yield Registry(place, store, loaded.cards), store
+
+
+def _accepted(version: "Version", config: Path | None) -> None:
+    """Raises ConfigError for a licence whose terms the configuration does not accept: every night would stop there."""
+    from medrec import config as configuration
+    from medrec.errors import ConfigError
+
+    if why := configuration.unaccepted_licence(version.name, version.licence, configuration.load(config).settings):
+        raise ConfigError([why])
 
 
 def _show(version: "Version", registry: "Registry", store: "Store", home: Path | None, config: Path | None) -> None:
