@@ -16,7 +16,6 @@ from medrec.audit import AuditRecord
 from medrec.config import CardFiles
 from medrec.errors import WeightsError, WorldError
 from medrec.home import Home
-from medrec.pictures import Card
 from medrec.registry import Registry
 from medrec.report import Status
 from medrec.shown import CHAMPION, HEAD, inert
@@ -98,13 +97,13 @@ def register_models(store: Store, tracker: Tracker, models: Iterable[CardFiles])
         _registered(store, tracker, new)
 
 
-def deliver_training(store: Store, tracker: Tracker, card: Card, home: Home) -> str:
+def deliver_training(store: Store, tracker: Tracker, model: CardFiles, home: Home) -> str:
     """Show a trained or imported version in MLflow as it is now; returns the run. Raises WorldError."""
+    card = model.card
     records = [r for _, r in store.about(f"card {card.digest}")]
     facts = {k: str(v) for r in records if r.kind in VERSIONS for k, v in r.facts.items()}
-    run, registered = tracker.log_training(
-        card, home.version(card.name, card.digest), facts | {"status": _status(records)}
-    )
+    folder = home.version(card.name, card.digest)
+    run, registered = tracker.log_training(model, folder, facts | {"status": _status(records)})
     where: dict[str, object] = {"card": card.digest, "to": "mlflow", "what": [run.run_id], "name": run.name}
     told = where | {"shown": run.told(), "files": tracker.artifacts(run)}
     if told != next((r.facts for r in reversed(records) if r.kind == TRAINING), None):
@@ -127,7 +126,8 @@ def deliver_trainings(store: Store, tracker: Tracker, home: Home) -> None:
     registry = Registry(home, store)
     for digest in wanted.keys() - shown:
         with suppress(WeightsError):  # its files are gone: `audit verify` says so
-            deliver_training(store, tracker, registry.load(wanted[digest], digest).card, home)
+            kept = registry.load(wanted[digest], digest)
+            deliver_training(store, tracker, CardFiles(kept.card, kept.weights), home)
 
 
 def _registered(store: Store, tracker: Tracker, models: list[dict[str, object]]) -> None:

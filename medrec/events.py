@@ -32,6 +32,9 @@ SUPERSEDED = "case superseded"
 ERASED = "patient erased"
 # facts["files"] were taken away by a rule of retention.
 PRUNED = "files pruned"
+# facts["patients"] by side: who was locked, who is learnt from, who stands apart. Each is the word PATIENT keyed with
+# the patient's salt: the same after a rotation, and nobody's once the salt is forgotten.
+DIVIDED, PATIENT = "patients divided", "patient"
 # facts["label"] was given to an image of facts["study"] (keyed); `what` is "mask" or "class", `origin` how it was made.
 LABEL = "label"
 # facts["summary"] is the digest of a night's summary, which changes when a patient is erased or the key is rotated.
@@ -69,8 +72,8 @@ KINDS: Mapping[str, Kind] = {
     # `report` is the SHA-256 of the report that was read.
     "review": Kind(("case", "report", "by", "decision"), ("case",), after=_ANALYSED, never_after=_GONE),
     LABEL: Kind(("study", "label", "by", "origin", "card", "what", "content", "source"), ("label", "study")),
-    # `model` is a card's name; `patients` who was given which side (keyed), or who was used.
-    "patients divided": Kind(("model", "patients", "by"), ("model",)),
+    # `model` is a card's name.
+    DIVIDED: Kind(("model", "patients", "by"), ("model",)),
     "gate declared": Kind(("model", "gate", "by"), ("model",)),
     # `models` are the versions in MLflow with their files; `fresh` says that it held none of ours before.
     "models registered": Kind(("cards", "models", "fresh"), ("cards",)),

@@ -141,17 +141,23 @@ class Home:
             raise ConfigError([f"--home: {self.root} lies inside the input {folder}; choose a home beside it"])
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, work: str = "night") -> Iterator[None]:
         """Hold the home for one night; the operating system frees it when the process dies.
 
         Raises AlreadyRunningError when another night holds it.
         """
-        lock = FileLock(self.root / "night.lock", mode=0o600)
+        lock = FileLock(self.root / f"{work}.lock", mode=0o600)
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise AlreadyRunningError(f"already running: another night works on {self.root}") from None
+            raise AlreadyRunningError(f"already running: another {work} works on {self.root}") from None
         try:
             yield
         finally:
             lock.release()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the home for what takes patients away or renames them: no night and no training beside it."""
+        with self.lock("training"), self.lock():
+            yield

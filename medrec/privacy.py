@@ -17,6 +17,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from medrec import delivery
 from medrec.config import Configuration, Retention
 from medrec.dicom import Pseudonyms
@@ -171,10 +173,10 @@ def complete_summary(home: Home, store: Store, retention: Retention, now: dateti
 
 def _trained_on(pixels: set[str], home: Home, configuration: Configuration) -> Iterator[str]:
     cards = [model.card for model in configuration.cards]
-    for path in home.kept.glob("*.card.json"):
+    for path in (*home.kept.glob("*.card.json"), *home.models.glob("*/*/card.yaml")):
         try:
-            cards.append(card_of(json.loads(path.read_bytes())))
-        except ValueError:
+            cards.append(card_of(yaml.safe_load(path.read_bytes())))  # JSON is YAML
+        except (ValueError, yaml.YAMLError):
             continue
     yield from {f"{c.name} {c.version}" for c in cards if pixels & set(c.trained_on)}
 
@@ -237,7 +239,7 @@ def _older(moment: str, days: int, now: datetime) -> bool:
 
 def rotate(home: Home, store: Store, configuration: Configuration) -> int:
     """Put a new key on top and rename every study and patient; returns how many names changed. Holds the home."""
-    with home.lock():
+    with home.alone():
         settle(home, store)
         old = Pseudonyms.load(home.key)
         new = old.rotated()

@@ -20,7 +20,7 @@ import yaml
 from pydantic import ValidationError
 
 from medrec import delivery, environment, labels, likeness, splits
-from medrec.config import Configuration, unaccepted_licence
+from medrec.config import CardFiles, Configuration, unaccepted_licence
 from medrec.declared import Gate, looser
 from medrec.dicom import Pseudonyms
 from medrec.errors import ConfigError, DataError, WorldError
@@ -75,7 +75,7 @@ class Outcome:
 
 
 class Retraining:
-    """A retraining in progress; a context manager that holds the home's lock."""
+    """A retraining in progress; a context manager. Nights go on beside it, another retraining does not."""
 
     def __init__(self, request: Request, tell: Callable[[str], None] = lambda text: None) -> None:
         self._request = request
@@ -91,7 +91,7 @@ class Retraining:
         self._home.create()
         if not self._request.by.strip():
             raise ConfigError(["--by: say who asks for this training"])
-        self._lock = self._home.lock()
+        self._lock = self._home.lock("training")
         self._lock.__enter__()
         try:
             self._store = Store.open(self._home.store_url)
@@ -126,8 +126,8 @@ class Retraining:
     def gather(self, progress: Progress = lambda what, done, total: None) -> None:
         """Read every labelled image: whose it is, what it looks like. Raises DataError when there is nothing."""
         self._declare()
-        wanted = material.Wanted.of(self._store, self.draft)
-        total = len({*wanted.masks, *wanted.classes})
+        self._wanted = material.Wanted.of(self._store, self.draft)
+        total = len({*self._wanted.masks, *self._wanted.classes})
         problems: list[str] = []
         for item, _ in material.read(self.draft, self._sources(), problems):
             self._items.append(item)
@@ -148,7 +148,7 @@ class Retraining:
         same = {(a, b) for a, b in self._shared()}
         patients = sorted({i.patient for i in self._items})
         for a, b in sorted(same):
-            self._say(f"patients {a[:8]} and {b[:8]} hold the same pixels: they stand on one side")
+            self._say(f"patients {a[:8]} and {b[:8]} share an image: they stand on one side")
         known = self._store.sides()
         every = {*patients, *known, *(p for pair in same for p in pair)}
         group_of = splits.groups(sorted(every), same)
@@ -261,12 +261,13 @@ class Retraining:
         asked = sorted({i.patient for i in test} - known)
         if known:
             self._say(f"{len(known)} locked patients are known to one of the models: they do not count")
-        used = self._store.uses(self.card.name)
+        used, spent = self._store.uses(self.card.name, besides=self.card.digest)
         problems = []
         if len(asked) < gate.minimum_patients:
             problems.append(f"{len(asked)} locked patients count, the card asks for {gate.minimum_patients}")
-        if used >= gate.uses:
-            problems.append(f"the locked patients are used up: {used} of {gate.uses} planned uses")
+        if used >= gate.uses or spent + gate.alpha_per_use > gate.alpha * (1 + 1e-6):
+            words = f"{used} of {gate.uses} planned uses, alpha {spent:.3g} of {gate.alpha:g}"
+            problems.append(f"the locked patients are used up: {words}")
         if problems:
             self.outcome.status = "not evaluated"
             for problem in problems:
@@ -361,7 +362,9 @@ class Retraining:
             digests.setdefault(item.patient, []).extend(item.digests)
             prints.setdefault(item.patient, []).append(item.prints)
         for known in self._store.known():  # also those that are labelled for other models only
-            digests.setdefault(known.patient, []).append(known.pixels_sha256)
+            digests.setdefault(known.patient, []).extend((known.pixels_sha256, known.study, known.series))
+        for label in self._store.labels(superseded=True):  # also under a name that an image had before
+            digests.setdefault(label.patient, []).extend((label.pixels_sha256, label.study))
         return tuple({*likeness.same_digest(digests), *likeness.shared(prints)})
 
     def _seen_by_champion(self) -> set[str]:
@@ -401,7 +404,8 @@ class Retraining:
         try:
             tracker = Tracker(self._home, self._request.configuration.settings.experiment)
             delivery.begin(self._store, tracker)
-            self.outcome.mlflow_run_id = delivery.deliver_training(self._store, tracker, self.card, self._home)
+            shown = CardFiles(self.card, self._kept.weights)
+            self.outcome.mlflow_run_id = delivery.deliver_training(self._store, tracker, shown, self._home)
         except WorldError as error:
             self._say(f"{error}; the next night shows this training there")
 
@@ -409,7 +413,7 @@ class Retraining:
         folders = self._request.inputs or self._home.inputs()
         if not folders:
             raise ConfigError(["--input: name the folder that holds the labelled images"])
-        return material.Sources(folders, self._home, self._store)
+        return material.Sources(folders, self._home, self._wanted)
 
     def _say(self, line: str) -> None:
         self.outcome.lines.append(line)

@@ -54,7 +54,10 @@ def assign(
     members: dict[str, list[Candidate]] = {}
     for candidate in candidates:
         members.setdefault(group_of.get(candidate.patient, candidate.patient), []).append(candidate)
-    sides = {g: _given(own, known) for g, own in members.items()}
+    given: dict[str, set[Side]] = {}
+    for patient, had in known.items():  # also of those who are not among the candidates today
+        given.setdefault(group_of.get(patient, patient), set()).add(had)
+    sides = {g: _given(own, known, given.get(g, set())) for g, own in members.items()}
     strata = {g: min(c.stratum for c in own) for g, own in members.items()}
     wanted = quotas({s: sum(v == s for v in strata.values()) for s in set(strata.values())}, share)
     for stratum, count in sorted(wanted.items()):
@@ -95,9 +98,8 @@ def watching(patients: Iterable[tuple[str, str]], share: float, draw: Draw) -> f
     return frozenset(p for s, own in strata.items() for p in sorted(own, key=draw)[: wanted[s]])
 
 
-def _given(own: list[Candidate], known: Mapping[str, Side]) -> Side | None:
+def _given(own: list[Candidate], known: Mapping[str, Side], sides: set[Side]) -> Side | None:
     """The side that a group has already: one that is locked is not learnt from, one on both sides stands apart."""
-    sides = {known[c.patient] for c in own if c.patient in known}
     if Side.APART in sides or {Side.TEST, Side.TRAINING} <= sides:
         return Side.APART
     if Side.TEST in sides:  # somebody whom a model has seen joined a locked group: it cannot be tested on any more

@@ -24,7 +24,6 @@ from typing import Any
 from medrec.config import CardFiles
 from medrec.errors import WorldError
 from medrec.home import Home
-from medrec.pictures import Card
 from medrec.report import DISCLAIMER
 from medrec.shown import (
     ARTIFACTS,
@@ -206,18 +205,19 @@ class Tracker:
         """
         card, name = model.card, f"{MODEL}{model.card.name}"
         with _MlflowAway():
-            version = self._found(card) or self._made(card, self._store_model(model))
+            version = self._version(model)
             if self._champion(name) != str(version.version):
                 self._client.set_registered_model_alias(name, CHAMPION, version.version)
             self._versions[card.digest] = str(version.version)
             return _registered(version, self._client.get_registered_model(name).aliases)
 
-    def log_training(self, card: Card, folder: Path, facts: Mapping[str, str]) -> tuple[ShownRun, Registered]:
+    def log_training(self, model: CardFiles, folder: Path, facts: Mapping[str, str]) -> tuple[ShownRun, Registered]:
         """A run for a trained version, with its curves, what was measured and its files; and its registered version.
 
-        `folder` holds card, weights, curves (*.curves.json) and evaluation.json; `facts` are those of its record, and
-        its status. What is there already is written over.
+        `folder` holds its page, curves (*.curves.json) and evaluation.json; `facts` are those of its record, and its
+        status. What is there already is written over.
         """
+        card = model.card
         with _MlflowAway():
             found = self._search(f"tags.`{TRAINED}` = '{card.digest}'")
             name = f"training {card.name} {card.version}: {facts['status']}"
@@ -234,19 +234,18 @@ class Tracker:
                     self._client.log_artifact(run_id, str(path))
             self._client.update_run(run_id, name=name)
             self._client.set_terminated(run_id)
-            version = self._found(card) or self._made(card, folder, run_id)
+            version = self._version(model, run_id)
             self._client.set_registered_model_alias(version.name, CHALLENGER, version.version)
             aliases = self._client.get_registered_model(version.name).aliases
             return _shown(self._client.get_run(run_id)), _registered(version, aliases)
 
-    def _found(self, card: Card) -> Any:
-        """The registered version of a card, None when there is none."""
-        known = self._client.search_model_versions(f"name = '{MODEL}{card.name}'")
-        return next((v for v in known if v.tags.get(CARD) == card.digest), None)
-
-    def _made(self, card: Card, folder: Path, run_id: str | None = None) -> Any:
-        """A registered version of a card whose files lie in `folder`."""
-        name = f"{MODEL}{card.name}"
+    def _version(self, model: CardFiles, run_id: str | None = None) -> Any:
+        """The registered version of a card; made when there is none."""
+        card, name = model.card, f"{MODEL}{model.card.name}"
+        known = self._client.search_model_versions(f"name = '{name}'")
+        found = next((v for v in known if v.tags.get(CARD) == card.digest), None)
+        if found is not None:
+            return found
         if not self._client.search_registered_models(f"name = '{name}'"):
             self._client.create_registered_model(name, {"medrec.card": card.name}, inert(card.title))
         tags = {
@@ -257,7 +256,7 @@ class Tracker:
         }
         text = f"{card.title}, {card.version}. {card.intended_use}"
         return self._client.create_model_version(
-            name, str(folder), run_id, tags, description=f"{inert(text)} {DISCLAIMER}"
+            name, str(self._store_model(model)), run_id, tags, description=f"{inert(text)} {DISCLAIMER}"
         )
 
     def _champion(self, name: str) -> str | None:

@@ -65,7 +65,7 @@ def teach(
             study = pseudonyms.of("study", one.path.name)
             store.remember_study(study, found.patient, AT)
             known = Known(
-                found.instance, study, found.patient, "series", None, "US", (card,), found.pixels.shape, None,
+                found.instance, study, found.patient, study, None, "US", (card,), found.pixels.shape, None,
                 (found.instance,), (found.sha256,), "0" * 64, found.pixels_sha256, AT,
             )  # fmt: skip
             store.know(known)

@@ -1,5 +1,6 @@
 """Locks in the store: given once, on record, followed by rotation, forgotten with their patient."""
 
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -23,15 +24,35 @@ def test_who_has_a_side_keeps_it_and_the_ledger_names_nobody(store: Store) -> No
     (record,) = store.ledger()
     assert record.kind == "patients divided"
     assert b"anna" not in record.body
+    assert list(store.contradictions()) == []
     assert store.divide("toy", {"anna": Side.APART, "carl": Side.TEST}, "dr. a", AT) == 2
     assert store.divide("toy", {"anna": Side.TEST}, "dr. a", AT) == 0  # for good
     assert store.sides()["anna"] is Side.APART
+    assert list(store.contradictions()) == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "words"),
+    [
+        ("UPDATE sides SET side = 'training' WHERE patient = 'anna'", "no record says that their side is training"),
+        ("UPDATE sides SET patient = 'carl' WHERE patient = 'anna'", "no record says that their side is test"),
+        ("DELETE FROM sides WHERE patient = 'anna'", "more of them are gone than patients were erased"),
+    ],
+)
+def test_a_side_that_somebody_changed_in_the_database_is_named(
+    store: Store, tmp_path: Path, statement: str, words: str
+) -> None:
+    store.divide("toy", {"anna": Side.TEST, "bert": Side.TRAINING}, "dr. a", AT)
+    with sqlite3.connect(tmp_path / "medrec.db") as database:
+        database.execute(statement)
+    assert words in "\n".join(str(p) for p in store.contradictions())
 
 
 def test_each_use_is_counted_by_the_model_s_name(store: Store) -> None:
     for n in range(3):
         assert store.use("toy", f"card{n}", ("anna",), 0.01, "dr. a", AT) == n
-    assert (store.uses("toy"), store.uses("other")) == (3, 0)
+    assert (store.uses("toy"), store.uses("other")) == ((3, pytest.approx(0.03)), (0, 0))
+    assert store.uses("toy", besides="card1") == (2, pytest.approx(0.02))
     assert [r.facts["use"] for _, r in store.of_kinds("test set used")] == [1, 2, 3]
 
 

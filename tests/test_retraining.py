@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import yaml
 from conftest import a_night, copy_home
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 
 from medrec import config, verification
 from medrec.cli import app
+from medrec.dicom import Pseudonyms, stills
 from medrec.errors import ConfigError, DataError
 from medrec.home import Home
 from medrec.labels import Origin
@@ -248,8 +250,6 @@ def test_the_same_pixels_under_another_patient_stand_on_one_side_and_are_reporte
     copies = shots(folder, 10, prefix="OTHER")  # the same pixels as of P0 to P9
     touched = []
     for one in copies[:5]:  # and some of them recompressed, as it were
-        from medrec.dicom import Pseudonyms, stills
-
         pixels = stills.read(one.path.read_bytes(), Pseudonyms.load(home.key)).pixels * 255
         noisy = np.clip(pixels * 1.02 + np.random.default_rng(3).integers(-1, 2, pixels.shape), 0, 255).round()
         touched.append(shot(one.path, noisy, one.path.name, one.mask, one.malignant))
@@ -258,18 +258,43 @@ def test_the_same_pixels_under_another_patient_stand_on_one_side_and_are_reporte
     with Retraining(request) as retraining:
         retraining.gather()
         retraining.divide()
-        told = [line for line in retraining.outcome.lines if "hold the same pixels" in line]
+        told = [line for line in retraining.outcome.lines if "share an image" in line]
         assert len(told) == 10
         sides = dict(retraining._sides)
         images = {i.image: i.patient for i in retraining._items}
-    from medrec.dicom import Pseudonyms, stills
-
     names = Pseudonyms.load(home.key)
     for n in range(10):
         pair = [stills.read((f / name).read_bytes(), names).patient
                 for f, name in ((taught[1], f"P{n}"), (folder, f"OTHER{n}"))]  # fmt: skip
         assert sides[pair[0]] is sides[pair[1]]
     assert len(images) == COUNT + 10
+
+
+def test_a_locked_patient_whose_files_come_back_under_another_id_stays_locked(
+    first: tuple[Home, Path, Outcome], taught: tuple[Home, Path, list[Shot]], tmp_path: Path
+) -> None:
+    shutil.copytree(first[0].root, tmp_path / "home")
+    home = Home(tmp_path / "home")
+    names = Pseudonyms.load(home.key)
+    with Store.open(home.store_url) as store:
+        before = store.sides()
+    still_of = {s.path.name: stills.read(s.path.read_bytes(), names).patient for s in taught[2]}
+    victims = [s for s in taught[2] if before[still_of[s.path.name]] is Side.TEST][:3]
+    renamed = tmp_path / "renamed"
+    renamed.mkdir()
+    made = []
+    for one in victims:  # the same UIDs and pixels, another PatientID; the old file is gone
+        ds = pydicom.dcmread(one.path)
+        ds.PatientID = f"NEW{one.path.name}"
+        ds.save_as(renamed / one.path.name)
+        made.append(one._replace(path=renamed / one.path.name))
+    teach(home, "toy", made)
+    with Retraining(Request(str(first[1]), home, config.load(), "dr. a", (renamed,))) as retraining:
+        retraining.gather()
+        with pytest.raises(DataError, match="every labelled patient is locked"):
+            retraining.divide()
+        assert len(retraining._sides) == 3
+        assert set(retraining._sides) & set(before) == set()
 
 
 def test_accepted_answers_never_teach_and_edited_ones_never_test(

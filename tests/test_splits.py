@@ -23,7 +23,8 @@ def people(count: int, first: int = 0, **changed: object) -> list[Candidate]:
 def divided(
     them: list[Candidate], known: dict[str, Side] | None = None, links: tuple[tuple[str, str], ...] = (), key: str = "k"
 ) -> dict[str, Side]:
-    return splits.assign(them, splits.groups([c.patient for c in them], links), known or {}, 0.2, draw(key))
+    names = {c.patient for c in them} | set(known or {})
+    return splits.assign(them, splits.groups(sorted(names), links), known or {}, 0.2, draw(key))
 
 
 def test_the_same_key_gives_the_same_sides_in_any_order_and_another_key_others() -> None:
@@ -71,6 +72,7 @@ def test_a_newcomer_who_is_a_locked_patient_is_locked_as_well_and_one_of_both_si
     more = [*them, *people(1, 900)]
     assert divided(more, known, (("p0900", test),))["p0900"] is Side.TEST
     assert divided(more, known, (("p0900", learnt),))["p0900"] is Side.TRAINING
+    assert divided(people(1, 900), known, (("p0900", test),))["p0900"] is Side.TEST  # relabelled: the old name is gone
     both = divided(more, known, (("p0900", test), ("p0900", learnt)))
     assert {both[p] for p in ("p0900", test, learnt)} == {Side.APART}
     joined = splits.groups([c.patient for c in more], [(test, learnt)])

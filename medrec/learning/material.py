@@ -66,11 +66,11 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where images lie and what reads them."""
+    """Where images lie, and what was said of them when a training began: later labels are for the next one."""
 
     folders: tuple[Path, ...]
     home: Home
-    store: Store
+    wanted: Wanted
 
 
 def read(
@@ -78,11 +78,11 @@ def read(
 ) -> Iterator[tuple[Item, Payload]]:
     """Every labelled image of a card that is there, or those of `only`; `problems` gets what is not, in words."""
     pseudonyms = Pseudonyms.load(sources.home.key)
-    wanted = Wanted.of(sources.store, card)
+    wanted = sources.wanted
     if isinstance(card, PictureCard):
-        found = _pictures(card, sources, pseudonyms, wanted, only, problems)
+        found = _pictures(card, sources, pseudonyms, only, problems)
     else:
-        found = _volumes(card, sources, pseudonyms, wanted, only, problems)
+        found = _volumes(card, sources, pseudonyms, only, problems)
     seen = set()
     for item, payload in found:
         if item.image not in seen:
@@ -97,10 +97,10 @@ def _volumes(
     card: ModelCard,
     sources: Sources,
     pseudonyms: Pseudonyms,
-    wanted: Wanted,
     only: frozenset[str] | None,
     problems: list[str],
 ) -> Iterator[tuple[Item, Payload]]:
+    wanted = sources.wanted
     by_study: dict[str, dict[str, Label]] = {}
     for masked in wanted.masks.values():
         if only is None or masked.image in only:
@@ -135,10 +135,10 @@ def _pictures(
     card: PictureCard,
     sources: Sources,
     pseudonyms: Pseudonyms,
-    wanted: Wanted,
     only: frozenset[str] | None,
     problems: list[str],
 ) -> Iterator[tuple[Item, Payload]]:
+    wanted = sources.wanted
     for folder in sources.folders:
         for still in stills.read_folder(folder, pseudonyms):
             own = wanted.of_image(still.instance)

@@ -1,4 +1,4 @@
-"""Rows that repeat what the ledger says, held against it: nights, acceptances, recalls, deliveries, subjects."""
+"""Rows that repeat what the ledger says, held against it: nights, acceptances, recalls, deliveries, sides, subjects."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 
 from medrec import events
-from medrec.audit import AuditRecord, Problem
+from medrec.audit import AuditRecord, Problem, salted
+from medrec.events import PATIENT
 from medrec.store.batches import digest_of_summary
 from medrec.store.ledger import Ledger
 from medrec.store.tables import (
@@ -17,6 +18,8 @@ from medrec.store.tables import (
     ERASED_PATIENTS,
     LEDGER_SUBJECTS,
     RECALLED,
+    SALTS,
+    SIDES,
     STUDIES,
 )
 
@@ -39,6 +42,7 @@ class Consistency(Ledger):
             yield Problem(f"delivery of case {case[:12]}… to {to}", f"no record says that it is {state}")
         if (erased := len(self._all(ERASED_PATIENTS.c.patient))) != told.erasures:
             yield Problem("erased patients", f"the store names {erased}, the ledger {told.erasures}")
+        yield from self._sides(told)
         joined = sa.select(CASES.c.case).join(STUDIES, CASES.c.study == STUDIES.c.study)
         for row in self._rows(joined.where(CASES.c.patient != STUDIES.c.patient)):
             yield Problem(f"case {str(row[0])[:12]}…", "its study is another patient's in the store")
@@ -49,6 +53,17 @@ class Consistency(Ledger):
 
     def _all(self, *columns: "sa.Column[str]") -> set[Row]:
         return {tuple(str(v) for v in row) for row in self._rows(sa.select(*columns))}
+
+    def _sides(self, told: "_Told") -> Iterator[Problem]:
+        """Sides of patients; who was erased has none any more, and nothing finds their name in the records."""
+        c, seen = SIDES.c, set()
+        query = sa.select(c.patient, c.side, SALTS.c.salt).outerjoin(SALTS, SALTS.c.patient == c.patient)
+        for patient, side, salt in self._rows(query):
+            seen.add(name := salted(str(salt), PATIENT))
+            if told.sides.get(name) != side:
+                yield Problem(f"patient {str(patient)[:8]}…", f"no record says that their side is {side}")
+        if len(told.sides.keys() - seen) > told.erasures:
+            yield Problem("sides of patients", "more of them are gone than patients were erased")
 
     def _nights(self, told: "_Told") -> Iterator[Problem]:
         if not told.nights:
@@ -80,6 +95,7 @@ class _Told:
     recalled: set[Row] = field(default_factory=set)
     states: set[Row] = field(default_factory=set)
     subjects: set[tuple[int, str, str]] = field(default_factory=set)
+    sides: dict[str, str] = field(default_factory=dict)
     erasures: int = 0
 
     @classmethod
@@ -109,6 +125,8 @@ class _Told:
             self.recalled.add((case, str(facts["reason"]), at))
         elif kind in ("delivery", "delivery state"):
             self.states.add((case, str(facts["to"]), str(facts.get("state", ""))))
+        elif kind == events.DIVIDED and isinstance(facts["patients"], dict):
+            self.sides |= {str(name): str(side) for side, names in facts["patients"].items() for name in names}
         elif kind == events.ERASED:
             self.erasures += 1
             gone = set(facts["cases"]) if isinstance(facts["cases"], list) else set()

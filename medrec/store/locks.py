@@ -8,12 +8,13 @@ from collections.abc import Mapping
 import sqlalchemy as sa
 
 from medrec.audit import salted
+from medrec.events import DIVIDED, PATIENT
 from medrec.splits import Side
 from medrec.store.cases import Cases
 from medrec.store.session import Tail
 from medrec.store.tables import SIDES
 
-DIVIDED, USED, DECLARED = "patients divided", "test set used", "gate declared"
+USED, DECLARED = "test set used", "gate declared"
 
 
 class Locks(Cases):
@@ -36,7 +37,7 @@ class Locks(Cases):
             new = {p: s for p, s in sides.items() if p not in known or (s is Side.APART and known[p] is not s)}
             if not new:
                 return 0
-            told = {s.value: sorted(salted(salts[p], p) for p, v in new.items() if v is s) for s in Side}
+            told = {s.value: sorted(salted(salts[p], PATIENT) for p, v in new.items() if v is s) for s in Side}
             tail.add(DIVIDED, at, {"model": model, "by": by, "patients": told})
             for patient, side in sorted(new.items()):
                 if patient in known:
@@ -49,17 +50,21 @@ class Locks(Cases):
 
         return self._extend(write)
 
-    def uses(self, model: str) -> int:
-        """How often the locked patients were used to decide on a model of this name."""
-        return sum(r.kind == USED for _, r in self.about(f"model {model}"))
+    def uses(self, model: str, besides: str = "") -> tuple[int, float]:
+        """How often the locked patients were used to decide on a model of this name, and the alpha that this spent.
+
+        A use for the card `besides` does not count: it was noted, and a kill left it without an answer.
+        """
+        uses = [r.facts for _, r in self.about(f"model {model}") if r.kind == USED and r.facts["card"] != besides]
+        return len(uses), sum(float(str(u["alpha"])) for u in uses)
 
     def use(self, model: str, card: str, patients: tuple[str, ...], alpha: float, by: str, at: str) -> int:
         """Note one use before its answer is known; returns how many there were before it.
 
         Raises DataError when `card` was not trained on record.
         """
-        before = self.uses(model)
-        told = sorted(salted(self.salt(p), p) for p in patients)
+        before, _ = self.uses(model)
+        told = sorted(salted(self.salt(p), PATIENT) for p in patients)
         facts = {"model": model, "card": card, "patients": told, "use": before + 1, "alpha": f"{alpha:.6g}", "by": by}
         self.append(USED, at, facts)
         return before
