@@ -76,12 +76,20 @@ class Preprocessing(Frozen):
     """The square around the head is resampled to `size_px`; `neighbours` slices on each side are inputs as well.
 
     `neighbours` applies to the grid's own input only (2.5D). With `depth` networks see the whole volume (3D), resampled
-    to so many slices.
+    to so many slices. With `window` values of the grid's unit are cut off at both ends and counted from the lower one:
+    CT needs one, whose air is not at 0 (HU).
     """
 
     size_px: Annotated[int, Field(ge=32, le=1024, multiple_of=16)]
     neighbours: Annotated[int, Field(ge=0, le=3)] = 0
     depth: Annotated[int, Field(ge=8, le=512, multiple_of=8)] | None = None
+    window: tuple[float, float] | None = None
+
+    @model_validator(mode="after")
+    def _window_runs_upwards(self) -> "Preprocessing":
+        if self.window is not None and not self.window[0] < self.window[1]:
+            raise ValueError("window: the first number must be below the second")
+        return self
 
     @model_validator(mode="after")
     def _neighbours_or_volume(self) -> "Preprocessing":
@@ -250,8 +258,8 @@ class ModelCard(Frozen):
         fields = self.model_dump(mode="json")
         for name in without_defaults(self, "returned", "split", "early_stop", "gate", "robustness"):
             del fields[name]
-        if self.preprocessing.depth is None:
-            del fields["preprocessing"]["depth"]
+        for name in without_defaults(self.preprocessing, "depth", "window"):
+            del fields["preprocessing"][name]
         fields["inputs"] = {name: _sorted(rule) for name, rule in fields["inputs"].items()}
         ordered = {k: fields[k] if k == "inputs" else _sorted(fields[k]) for k in sorted(fields)}
         return json.dumps(ordered, separators=(",", ":")).encode()

@@ -1,5 +1,6 @@
 """Networks see every scanner's head in one frame, and what they mark lies where it was seen."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from medrec.errors import ConfigError, WeightsError
 from medrec.models import inference, networks, preprocessing, weights
 from medrec.phantom import Head, Lesion, grid, render
 from medrec.prediction import ModelCard, Prediction
-from medrec.volume import Volume
+from medrec.volume import HU, Volume
 
 LESION = Lesion((28.0, -14.0, 12.0), (16.0, 14.0, 15.0))
 
@@ -143,6 +144,19 @@ def test_a_stack_gets_its_neighbours_and_repeats_its_ends() -> None:
     stack[:, 1] += 10
     seen = preprocessing.with_neighbours(stack, 1)[:, :, 0, 0]
     assert seen.tolist() == [[0, 0, 1, 10], [0, 1, 2, 11], [1, 2, 3, 12], [2, 3, 3, 13]]
+
+
+def test_networks_see_ct_in_a_window_as_they_would_see_the_same_picture_whose_air_is_at_zero(model: CardFiles) -> None:
+    plain = volume(head(*POSES["oblique"]))
+    low, high = np.float32(-200), np.float32(plain.voxels.max() - 500)
+    ct = replace(plain, voxels=plain.voxels + low, unit=HU)
+    cut = replace(plain, voxels=np.minimum(plain.voxels, high - low))
+    windowed = model.card.preprocessing.model_copy(update={"window": (float(low), float(high))})
+    card = model.card.model_copy(update={"preprocessing": windowed})
+    seen, _ = preprocessing.images({"flair": ct}, card)
+    assert torch.allclose(seen, preprocessing.images({"flair": cut}, model.card)[0], atol=1e-4)
+    assert card.digest != model.card.digest
+    assert b"window" not in model.card.content  # cards from before keep their digest
 
 
 def test_weights_with_another_digest_are_not_used(model: CardFiles, tmp_path: Path) -> None:

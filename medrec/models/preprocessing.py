@@ -7,7 +7,7 @@ made lies where it came from, on every orientation.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import nibabel as nib
 import numpy as np
@@ -75,6 +75,13 @@ def frame_of(volume: Volume, size_px: int) -> Frame:
     return Frame(turn, undo, box, turned.shape, size_px)
 
 
+def windowed(volume: Volume, window: tuple[float, float] | None) -> Volume:
+    """Values cut off at both ends and counted from the lower one; as they are without a window."""
+    if window is None:
+        return volume
+    return replace(volume, voxels=np.clip(volume.voxels, *window) - np.float32(window[0]))
+
+
 def normalised(voxels: npt.NDArray[np.float32], tissue: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
     """Intensities with the tissue's median at 0, in units of twice the spread of its central nine tenths."""
     values = voxels[tissue]
@@ -92,6 +99,8 @@ def channels(card: ModelCard) -> int:
 
 def images(inputs: Mapping[str, Volume], card: ModelCard) -> tuple[torch.Tensor, Frame]:
     """Inputs on one grid to (k, inputs, size, size) float32, the grid's own input first; absent ones are 0."""
+    unit, window = inputs[card.grid].unit, card.preprocessing.window
+    inputs = {name: windowed(v, window if v.unit == unit else None) for name, v in inputs.items()}
     grid = inputs[card.grid]
     tissue = foreground(grid.voxels)
     frame = frame_of(grid, card.preprocessing.size_px)
