@@ -74,7 +74,8 @@ def copy_home(source: Path, target: Path) -> Home:
 def moved_artifacts(database: Path, before: str, now: str) -> None:
     """MLflow's database names artifacts by path: let it follow."""
     with sqlite3.connect(database) as connection:
-        for table, column in (("runs", "artifact_uri"), ("experiments", "artifact_location")):
+        places = (("runs", "artifact_uri"), ("experiments", "artifact_location"), ("model_versions", "source"))
+        for table, column in places:
             connection.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (before, now))
 
 

@@ -16,8 +16,10 @@ import threading
 
 from medrec import database
 from medrec.store.batches import Batches
+from medrec.store.consistency import Consistency
 from medrec.store.deliveries import Deliveries, DeliveryRow, State
 from medrec.store.labelled import Known, Label, Labelled, Origin
+from medrec.store.matches import Lesion, Matches
 from medrec.store.outbox import Outbox
 from medrec.store.privacy import Privacy
 from medrec.store.rows import BatchRow, CaseRow, OutboxRow
@@ -28,6 +30,7 @@ __all__ = [
     "DeliveryRow",
     "Known",
     "Label",
+    "Lesion",
     "Origin",
     "OutboxRow",
     "State",
@@ -42,7 +45,7 @@ WAIT_S = 30.0
 _OPENING = threading.Lock()
 
 
-class Store(Batches, Deliveries, Labelled, Privacy, Outbox):
+class Store(Batches, Deliveries, Labelled, Matches, Privacy, Outbox, Consistency):
     """The database, open. Made by `Store.open`; usable as a context manager."""
 
     @classmethod
