@@ -17,11 +17,12 @@ from pydantic import Field, ValidationError
 from medrec.errors import ConfigError
 from medrec.fields import Sha256
 from medrec.peers import Destination, Intake, Peer, unknown_peers
-from medrec.pictures import Card, PictureCard
+from medrec.pictures import Card, PictureCard, card_of
 from medrec.prediction import Frozen, ModelCard, Name
 
 PACKAGE = Path(__file__).parent
 PACKAGED_WEIGHTS = PACKAGE / "models" / "weights"
+NO_DIGEST = "0" * 64  # of weights that a draft does not have yet
 
 FREE_LICENCES = ("Apache-2.0", "BSD-3-Clause", "CC0-1.0", "MIT")
 
@@ -150,6 +151,44 @@ def load(own: Path | None = None) -> Configuration:
         raise ConfigError(problems)
     wanted = set(settings.models or names)
     return Configuration(settings, tuple(c for c in cards if c.card.name in wanted))
+
+
+def draft(reference: str, configuration: Configuration) -> Card:
+    """A card that need not be trained: from a YAML file, or by the name of a configured model.
+
+    What only a training fills in may be absent. Raises ConfigError with every mistake.
+    """
+    path = Path(reference)
+    if not path.is_file():
+        named = {m.card.name: m.card for m in configuration.cards}
+        if reference in named:
+            return named[reference]
+        raise ConfigError([f"{reference}: neither a file nor a configured model ({', '.join(sorted(named))})"])
+    try:
+        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return card_of(_completed(content))
+    except ValidationError as error:
+        places = [(".".join(str(p) for p in m["loc"]) or "the whole file", m["msg"]) for m in error.errors()]
+        raise ConfigError([f"{path.name}: {where}: {what}" for where, what in places]) from None
+    except (yaml.YAMLError, ValueError, OSError) as error:
+        raise ConfigError([f"{path.name}: cannot be read as a card ({type(error).__name__})"]) from None
+
+
+def _completed(content: Any) -> Any:
+    """A draft with what only a training knows: names and digests of weights, what was measured and on whom."""
+    if not isinstance(content, dict):
+        return content
+    name = content.get("name", "model")
+    filled = {"measured": [], "trained_on": [], "version": "1.0.0", **content}
+    for place in ("segmentation", "classification"):
+        if isinstance(filled.get(place), dict):
+            filled[place] = {"weights": f"{name}_{place}.safetensors", "sha256": NO_DIGEST, **filled[place]}
+    more = filled.get("ensemble")
+    if isinstance(more, list):
+        filled["ensemble"] = [
+            {"weights": f"{name}_ensemble_{n}.safetensors", "sha256": NO_DIGEST, **part} for n, part in enumerate(more)
+        ]
+    return filled
 
 
 def _read_card(path: Path, problems: list[str]) -> Card | None:
