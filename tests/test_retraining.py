@@ -331,7 +331,7 @@ def test_a_model_that_breaks_under_another_scanner_s_noise_is_not_eligible(
 ) -> None:
     outcome = retrain(home, write(tmp_path, robustness={"floor": 0.999}), taught[1])
     assert not outcome.eligible
-    assert any(line.startswith("not robust: dice under noise") for line in outcome.lines)
+    assert any(line.startswith("not robust: dice, noise") for line in outcome.lines)
 
 
 def test_classes_alone_are_learnt_measured_and_calibrated(home: Home, tmp_path: Path) -> None:
