@@ -200,12 +200,12 @@ def test_a_worse_challenger_is_not_eligible_cannot_be_promoted_and_uses_are_coun
     assert before < next(n for n, line in enumerate(worse.lines) if "p = " in line)
     refused = cli.invoke(app, ["models", "promote", worse.card[:12], *words])
     assert isinstance(refused.exception, DataError)
-    assert "without 'model eligible'" in str(refused.exception)
+    assert "did not pass its gate" in str(refused.exception)
     third = {"training": bad["training"] | {"segmentation_steps": 2}}
     assert retrain(home, write(tmp_path, **third), taught[1]).status == "not eligible"
     fourth = {"training": bad["training"] | {"segmentation_steps": 3}}
     spent = retrain(home, write(tmp_path, **fourth), taught[1])
-    assert any("used up: 3 of 3" in line for line in spent.lines)
+    assert any("locked patients are used up (3 uses, alpha 0.4, were planned)" in line for line in spent.lines)
     assert len(records(home, "test set used")) == 3
     assert cli.invoke(app, ["models", "list", *at_home]).exit_code == 0
     with Store.open(home.store_url) as store:
