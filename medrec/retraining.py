@@ -14,30 +14,24 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-import yaml
-from pydantic import ValidationError
-
-from medrec import delivery, environment, labels, likeness, splits
+from medrec import delivery, drafts, environment, labels, likeness, splits
 from medrec.config import CardFiles, Configuration, unaccepted_licence
 from medrec.declared import Gate, looser
 from medrec.dicom import Pseudonyms
 from medrec.errors import ConfigError, DataError, WorldError
-from medrec.fields import mistakes
 from medrec.gate import Scores, budget
 from medrec.home import Home
 from medrec.labels import Origin
 from medrec.learning import ablation, material, page, tasks
 from medrec.learning.material import Item
-from medrec.pictures import Card, PictureCard, card_of
+from medrec.pictures import Card
 from medrec.registry import Kept, Registry
 from medrec.splits import Candidate, Side
 from medrec.store import Store
 from medrec.store.locks import DECLARED, USED
 from medrec.tracking import Tracker
 
-NO_DIGEST = "0" * 64
 KEY_DIGITS = 24
 Progress = Callable[[str, int, int], None]
 
@@ -82,7 +76,7 @@ class Retraining:
         self._request = request
         self._tell = tell
         self._home = request.home
-        self.draft = read_card(request)
+        self.draft = drafts.read(request.card, request.configuration)
         self.outcome = Outcome(self.draft.name)
         self._items: list[Item] = []
         self._sides: dict[str, Side] = {}
@@ -191,7 +185,7 @@ class Retraining:
         self._learnt, self._watching = frozenset(i.image for i in learnt), watching
         data = self._data_digest(learnt)
         card = self._next_version()
-        recipe = recipe_digest(card)
+        recipe = drafts.recipe(card)
         if (earlier := self._trained_before(data, recipe)) is not None:
             self._kept = earlier
             self.card = earlier.card
@@ -449,52 +443,3 @@ def evaluate_version(
         retraining.evaluate(progress)
         retraining.describe()
         return retraining.close()
-
-
-def recipe_digest(card: Card) -> str:
-    """Digest of what a card says before it is trained: not its version, nor what a training fills in."""
-    networks = {place: n.model_copy(update={"sha256": NO_DIGEST}) for place, n in card.networks.items()}
-    fields = json.loads(card.content)
-    for name in ("version", "trained_on", "measured", "segmentation", "ensemble", "classification"):
-        fields.pop(name, None)
-    if isinstance(card, PictureCard):
-        fields["decision"].pop("temperature", None)
-    fields["networks"] = {place: n.model_dump(mode="json") for place, n in networks.items()}
-    return hashlib.sha256(json.dumps(fields, sort_keys=False).encode()).hexdigest()
-
-
-def read_card(request: Request) -> Card:
-    """The card to train, from a file or by the name of a configured model; what a training fills in may be absent.
-
-    Raises ConfigError with every mistake.
-    """
-    path = Path(request.card)
-    if not path.is_file():
-        named = {m.card.name: m.card for m in request.configuration.cards}
-        if request.card in named:
-            return named[request.card]
-        raise ConfigError([f"{request.card}: neither a file nor a configured model ({', '.join(sorted(named))})"])
-    try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return card_of(_completed(content))
-    except ValidationError as error:
-        raise ConfigError([f"{path.name}: {m}" for m in mistakes(error)]) from None
-    except (yaml.YAMLError, ValueError, OSError) as error:
-        raise ConfigError([f"{path.name}: cannot be read as a card ({type(error).__name__})"]) from None
-
-
-def _completed(content: Any) -> Any:
-    """A draft with what only a training knows: names and digests of weights, what was measured and on whom."""
-    if not isinstance(content, dict):
-        return content
-    name = content.get("name", "model")
-    filled = {"measured": [], "trained_on": [], "version": "1.0.0", **content}
-    for place in ("segmentation", "classification"):
-        if isinstance(filled.get(place), dict):
-            filled[place] = {"weights": f"{name}_{place}.safetensors", "sha256": NO_DIGEST, **filled[place]}
-    more = filled.get("ensemble")
-    if isinstance(more, list):
-        filled["ensemble"] = [
-            {"weights": f"{name}_ensemble_{n}.safetensors", "sha256": NO_DIGEST, **part} for n, part in enumerate(more)
-        ]
-    return filled
