@@ -140,16 +140,19 @@ class Retraining:
 
     def divide(self) -> None:
         """Find who is the same person, give everybody a side, and keep it."""
-        same = {(a, b) for a, b in self._shared()}
+        same = self._shared()
         patients = sorted({i.patient for i in self._items})
-        for a, b in sorted(same):
-            self._say(f"patients {a[:8]} and {b[:8]} share an image: they stand on one side")
         known = self._store.sides()
         every = {*patients, *known, *(p for pair in same for p in pair)}
         group_of = splits.groups(sorted(every), same)
+        members: dict[str, list[str]] = {}
+        for patient, group in sorted(group_of.items()):
+            members.setdefault(group, []).append(patient[:8])
+        for together in (m for m in members.values() if len(m) > 1):
+            self._say(f"patients {' and '.join(together)} share an image: they stand on one side")
         for group in splits.conflicts(group_of, known):
-            members = [p[:8] for p, g in group_of.items() if g == group]
-            self._say(f"{', '.join(members)} are one person on both sides: neither learnt from nor tested on any more")
+            both = ", ".join(members[group])
+            self._say(f"{both} are one person on both sides: neither learnt from nor tested on any more")
         draw = Pseudonyms.load(self._home.key)
         seen = self._seen_by_champion()
         strata = material.strata(self._items)
