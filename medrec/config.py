@@ -15,14 +15,13 @@ import yaml
 from pydantic import Field, ValidationError
 
 from medrec.errors import ConfigError
-from medrec.fields import Sha256
+from medrec.fields import Sha256, mistakes
 from medrec.peers import Destination, Intake, Peer, unknown_peers
-from medrec.pictures import Card, PictureCard, card_of
+from medrec.pictures import Card, PictureCard
 from medrec.prediction import Frozen, ModelCard, Name
 
 PACKAGE = Path(__file__).parent
 PACKAGED_WEIGHTS = PACKAGE / "models" / "weights"
-NO_DIGEST = "0" * 64  # of weights that a draft does not have yet
 
 FREE_LICENCES = ("Apache-2.0", "BSD-3-Clause", "CC0-1.0", "MIT")
 
@@ -153,44 +152,6 @@ def load(own: Path | None = None) -> Configuration:
     return Configuration(settings, tuple(c for c in cards if c.card.name in wanted))
 
 
-def draft(reference: str, configuration: Configuration) -> Card:
-    """A card that need not be trained: from a YAML file, or by the name of a configured model.
-
-    What only a training fills in may be absent. Raises ConfigError with every mistake.
-    """
-    path = Path(reference)
-    if not path.is_file():
-        named = {m.card.name: m.card for m in configuration.cards}
-        if reference in named:
-            return named[reference]
-        raise ConfigError([f"{reference}: neither a file nor a configured model ({', '.join(sorted(named))})"])
-    try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return card_of(_completed(content))
-    except ValidationError as error:
-        places = [(".".join(str(p) for p in m["loc"]) or "the whole file", m["msg"]) for m in error.errors()]
-        raise ConfigError([f"{path.name}: {where}: {what}" for where, what in places]) from None
-    except (yaml.YAMLError, ValueError, OSError) as error:
-        raise ConfigError([f"{path.name}: cannot be read as a card ({type(error).__name__})"]) from None
-
-
-def _completed(content: Any) -> Any:
-    """A draft with what only a training knows: names and digests of weights, what was measured and on whom."""
-    if not isinstance(content, dict):
-        return content
-    name = content.get("name", "model")
-    filled = {"measured": [], "trained_on": [], "version": "1.0.0", **content}
-    for place in ("segmentation", "classification"):
-        if isinstance(filled.get(place), dict):
-            filled[place] = {"weights": f"{name}_{place}.safetensors", "sha256": NO_DIGEST, **filled[place]}
-    more = filled.get("ensemble")
-    if isinstance(more, list):
-        filled["ensemble"] = [
-            {"weights": f"{name}_ensemble_{n}.safetensors", "sha256": NO_DIGEST, **part} for n, part in enumerate(more)
-        ]
-    return filled
-
-
 def _read_card(path: Path, problems: list[str]) -> Card | None:
     """A card of either kind: one of pictures asks for an `input`, one of volumes for `inputs`."""
     try:
@@ -206,9 +167,7 @@ def _read(path: Path, kind: type[Loaded], problems: list[str]) -> Loaded | None:
         content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
         return kind.model_validate(content if content is not None else {})
     except ValidationError as error:
-        for mistake in error.errors():
-            field = ".".join(str(part) for part in mistake["loc"]) or "the whole file"
-            problems.append(f"{path.name}: {field}: {mistake['msg']}")
+        problems += [f"{path.name}: {mistake}" for mistake in mistakes(error)]
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}" if mark is not None else "the whole file"

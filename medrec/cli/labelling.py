@@ -138,7 +138,7 @@ def show(
 
 
 def _cards(wanted: list[str] | None, configured: "Configuration") -> "tuple[Card, ...]":
-    from medrec.config import draft
+    from medrec import drafts
     from medrec.errors import ConfigError
 
     if not wanted:
@@ -147,7 +147,7 @@ def _cards(wanted: list[str] | None, configured: "Configuration") -> "tuple[Card
     problems: list[str] = []
     for one in wanted:
         try:
-            found.append(draft(one, configured))
+            found.append(drafts.read(one, configured))
         except ConfigError as error:
             problems += error.problems
     if problems:

@@ -7,6 +7,7 @@ probability of a positive patient. Lesion sensitivity does not apply to a patien
 decides, so that two models always have the same patients. A patient counts once, however many images there are.
 """
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -109,7 +110,9 @@ def surface_distance(mask: Mask, truth: Mask, spacing: Sequence[float]) -> float
         slice(max(0, int(n.min()) - 1), int(n.max()) + 2) for n in np.nonzero(mask | truth)
     )  # the rest is empty, and MONAI would look at all of it
     a, b = (torch.from_numpy(np.ascontiguousarray(m[box]))[None, None].float() for m in (mask, truth))
-    return float(compute_average_surface_distance(a, b, True, symmetric=True, spacing=list(spacing)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # MONAI 1.6 warns of an argument of its own
+        return float(compute_average_surface_distance(a, b, True, symmetric=True, spacing=list(spacing)))
 
 
 def lesions_found(mask: Mask, truth: Mask) -> tuple[int, int, int]:

@@ -162,10 +162,11 @@ def evaluate(
             reasons.append(f"robustness: {wanted.measure} is missing")
         less = wanted.measure in LESS_IS_BETTER
         fallen = [c for c, i in table.items() if not (i.value <= wanted.floor if less else i.value >= wanted.floor)]
-        reasons += [f"not robust: {wanted.measure} under {c} is {table[c]}, floor {wanted.floor:g}" for c in fallen]
+        reasons += [f"not robust: {wanted.measure}, {c}: {table[c]}, floor {wanted.floor:g}" for c in fallen]
     patients = len({a.patient for a in answers})
     lines = [*verdict.lines()[: -1 - len(verdict.reasons)]]
-    lines += [f"{name}: {value}, on {patients} locked patients" for name, value in measured.items()]
+    rest = {name: value for name, value in measured.items() if name not in verdict.acceptance}
+    lines += [f"{name}: {value}, on {patients} locked patients" for name, value in rest.items()]
     lines += [f"robustness, {wanted.measure} {change}: {i}" for change, i in table.items() if wanted is not None]
     points = measures.froc(answers)
     lines += [f"FROC: at {t:g} sensitivity {s:.3f} with {f:.2f} false positives an image" for t, f, s in points]

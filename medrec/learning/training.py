@@ -28,9 +28,9 @@ from medrec.prediction import Recipe
 
 log = logging.getLogger(__name__)
 
-WARM_UP_STEPS = 100
+WARM_UP_STEPS = 100  # or a tenth of a shorter training
 DICE_FLOOR_PX = 100.0  # so that a few pixels more or less in an empty slice weigh little
-CHECKPOINT_SECONDS = 120.0
+CHECKPOINT_SECONDS = 30.0
 GRADIENT_NORM = 5.0
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -220,7 +220,8 @@ def _computes_bfloat16(device: str) -> bool:
 
 
 def _rate(step: int, steps: int) -> float:
-    return min(1.0, (step + 1) / WARM_UP_STEPS) * max(0.005, 0.5 * (1 + math.cos(math.pi * step / steps)))
+    warm_up = max(1, min(WARM_UP_STEPS, steps // 10))
+    return min(1.0, (step + 1) / warm_up) * max(0.005, 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
 @torch.no_grad()
