@@ -77,13 +77,15 @@ class Preprocessing(Frozen):
 
     `neighbours` applies to the grid's own input only (2.5D). With `depth` networks see the whole volume (3D), resampled
     to so many slices. With `window` values of the grid's unit are cut off at both ends and counted from the lower one:
-    CT needs one, whose air is not at 0 (HU).
+    CT needs one, whose air is not at 0 (HU). `mirrored` averages every answer over what a network sees and its mirror
+    image.
     """
 
     size_px: Annotated[int, Field(ge=32, le=1024, multiple_of=16)]
     neighbours: Annotated[int, Field(ge=0, le=3)] = 0
     depth: Annotated[int, Field(ge=8, le=512, multiple_of=8)] | None = None
     window: tuple[float, float] | None = None
+    mirrored: bool = True
 
     @model_validator(mode="after")
     def _window_runs_upwards(self) -> "Preprocessing":
@@ -258,7 +260,7 @@ class ModelCard(Frozen):
         fields = self.model_dump(mode="json")
         for name in without_defaults(self, "returned", "split", "early_stop", "gate", "robustness"):
             del fields[name]
-        for name in without_defaults(self.preprocessing, "depth", "window"):
+        for name in without_defaults(self.preprocessing, "depth", "window", "mirrored"):
             del fields["preprocessing"][name]
         fields["inputs"] = {name: _sorted(rule) for name, rule in fields["inputs"].items()}
         ordered = {k: fields[k] if k == "inputs" else _sorted(fields[k]) for k in sorted(fields)}

@@ -1,7 +1,7 @@
 """The predictor: one card's networks in memory, many studies through them.
 
-Weights are read and checked once. Whole forward passes on CPU are float32 and give the same bits on every run. Each
-slice is seen as it is and mirrored, and the two answers are averaged; so are those of an ensemble.
+Weights are read and checked once. Whole forward passes on CPU are float32 and give the same bits on every run. The
+answers of an ensemble are averaged; so are those to a slice and to its mirror image, where the card says so.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +36,7 @@ class TorchPredictor:
         probability = frame.back(torch.stack(maps).mean(0))
         slices = None
         if self._classification is not None:
-            scores = torch.cat(list(self._mirrored(self._classification, stack)))[:, 0]
+            scores = torch.cat(list(self._answers(self._classification, stack)))[:, 0]
             # The networks see slices from the feet up; the volume may count them the other way.
             slices = (scores.flip(0) if _reversed(frame) else scores).numpy()
         return Prediction(probability, probability > self.card.decision.voxel_threshold, slices)
@@ -45,17 +45,20 @@ class TorchPredictor:
         """(k, channels, y, x) to probabilities (k, 1, y, x), slice by slice or all together as the card says."""
         depth = self.card.preprocessing.depth
         if depth is None:
-            return torch.cat(list(self._mirrored(network, stack)))
-        (maps,) = self._mirrored(network, preprocessing.whole(stack, depth))
+            return torch.cat(list(self._answers(network, stack)))
+        (maps,) = self._answers(network, preprocessing.whole(stack, depth))
         return preprocessing.slices(maps, len(stack))
 
     @torch.inference_mode()
-    def _mirrored(self, network: nn.Module, stack: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Probabilities of a few slices at a time, averaged over the slice and its mirror image."""
+    def _answers(self, network: nn.Module, stack: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Probabilities of a few slices at a time, averaged over the slice and its mirror image if the card says so."""
         for part in stack.split(SLICES_AT_ONCE):
             x = part.to(self.device)
-            plain, mirrored = network(x).sigmoid(), network(x.flip(-1)).sigmoid()
-            yield ((plain + (mirrored.flip(-1) if mirrored.ndim > 2 else mirrored)) / 2).cpu()
+            answer = network(x).sigmoid()
+            if self.card.preprocessing.mirrored:
+                other = network(x.flip(-1)).sigmoid()
+                answer = (answer + (other.flip(-1) if other.ndim > 2 else other)) / 2
+            yield answer.cpu()
 
 
 def _reversed(frame: preprocessing.Frame) -> bool:
