@@ -15,7 +15,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from medrec.errors import ConfigError
-from medrec.fields import Sha256
+from medrec.fields import Sha256, mistakes
 from medrec.peers import Destination, Intake, Peer, unknown_peers
 from medrec.pictures import Card, PictureCard
 from medrec.prediction import Frozen, ModelCard, Name
@@ -167,9 +167,7 @@ def _read(path: Path, kind: type[Loaded], problems: list[str]) -> Loaded | None:
         content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
         return kind.model_validate(content if content is not None else {})
     except ValidationError as error:
-        for mistake in error.errors():
-            field = ".".join(str(part) for part in mistake["loc"]) or "the whole file"
-            problems.append(f"{path.name}: {field}: {mistake['msg']}")
+        problems += [f"{path.name}: {mistake}" for mistake in mistakes(error)]
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}" if mark is not None else "the whole file"

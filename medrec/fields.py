@@ -6,7 +6,7 @@ Owns nothing else. Invariant: unknown fields are mistakes, and nothing changes a
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 
 def _pattern(text: str) -> str:
@@ -24,6 +24,12 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(gt=0)]
+
+
+def mistakes(error: ValidationError) -> list[str]:
+    """Every mistake in a file, with its place."""
+    places = ((".".join(map(str, m["loc"])) or "the whole file", m["msg"]) for m in error.errors())
+    return [f"{place}: {what.removeprefix('Value error, ')}" for place, what in places]
 
 
 class Frozen(BaseModel):

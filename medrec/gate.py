@@ -13,7 +13,7 @@ model than for the other, fewer patients than the card asks for, one that either
 that was used up.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -29,6 +29,7 @@ DRAWS = 20_000  # of signs; a p-value of 0.01 is then known to 0.0007
 POOLED_DRAWS = 4_000
 POWER = 0.8  # of the smallest detectable difference
 TINY = 1e-12  # equal sums differ by rounding
+ROUNDED = 1e-5  # records hold six digits of alpha
 
 Truth = Mapping[str, bool]
 
@@ -44,6 +45,14 @@ class Scores:
     model: str
     values: Mapping[str, Mapping[str, float]]
     truth: Truth = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One use of locked patients, by what the ledger calls them, and the alpha that it spent."""
+
+    patients: frozenset[str]
+    alpha: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +135,21 @@ def decide(
         reasons += [f"not shown to be as safe: {t.measure}" for t in safe if not t.shown]
     power = tuple(_power(t) for t in tests)
     return Verdict(not reasons, tuple(reasons), excluded, used + 1, alpha, power, tuple(tests), accepted)
+
+
+def budget(uses: Sequence[Use], gate: Gate) -> tuple[int, frozenset[str]]:
+    """How many uses of the present locked patients there were, and who is used up.
+
+    When `gate.uses` or alpha is spent, nobody who was in any use so far decides any more; those who were locked since
+    have an alpha of their own.
+    """
+    spent, count = 0.0, 0
+    seen, gone = frozenset[str](), frozenset[str]()
+    for use in uses:
+        spent, count, seen = spent + use.alpha, count + 1, seen | use.patients
+        if count >= gate.uses or spent + gate.alpha_per_use > gate.alpha * (1 + ROUNDED):
+            spent, count, gone = 0.0, 0, seen
+    return count, gone
 
 
 def estimate(measure: str, scores: Scores, specificity: float = 0.9) -> Interval:

@@ -158,6 +158,6 @@ class Home:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Hold the home for what takes patients away or renames them: no night and no training beside it."""
-        with self.lock("training"), self.lock():
+        """Hold the home for what takes patients away or renames them: no night, training or labelling beside it."""
+        with self.lock("labelling"), self.lock("training"), self.lock():
             yield

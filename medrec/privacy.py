@@ -95,6 +95,7 @@ def erase(patient: str, home: Home, store: Store, configuration: Configuration) 
         facts = [f for key in store.of_patient(patient) if (f := _report(home, key)) is not None]
         digests = {d for f in facts for d in (*f["inputs"], *f["refused_inputs"])}
         pixels = {d for f in facts for d in f["pixels_sha256"].values()}
+        pixels |= {known.pixels_sha256 for known in store.known() if known.patient == patient}
         models = tuple(sorted(_trained_on(pixels, home, configuration)))
         cases = store.erase(patient, digests, models, operator(), _now())
     left = _sweep(home, store, configuration)
@@ -110,6 +111,7 @@ def _sweep(home: Home, store: Store, configuration: Configuration) -> tuple[str,
                 if folder.exists():
                     shutil.rmtree(folder)
         _forget_files(home)
+        _forget_masks(home, store)
         _write_summaries(home, store)
     except OSError as error:
         raise WorldError(f"a report cannot be removed: {error.strerror}; erase again when it can") from None
@@ -145,6 +147,14 @@ def _forget_files(home: Home) -> None:
     """What earlier nights found in which file: costs the next night time only, and names pseudonyms and digests."""
     for path in home.index.glob("*.jsonl"):
         path.unlink()
+
+
+def _forget_masks(home: Home, store: Store) -> None:
+    """Take away masks that no label names any more. The caller holds the home, so that none is just being added."""
+    named = {label.mask_sha256 for label in store.labels(superseded=True)}
+    for path in home.labels.glob("*.mask"):
+        if path.stem not in named:
+            path.unlink()
 
 
 def _write_summaries(home: Home, store: Store) -> None:
@@ -248,7 +258,7 @@ def rotate(home: Home, store: Store, configuration: Configuration) -> int:
         for path, data in ((_next(home.key), new.key), (_next(home.renamed), mapping)):
             replace_file(path, data)
         facts = {"by": operator(), "mapping": hashlib.sha256(mapping).hexdigest(), "key": new.fingerprint}
-        store.rename(steps, facts, _now())
+        store.rename(steps, facts, _now(), new.next_name)
         settle(home, store)
         _forget_files(home)
         _write_summaries(home, store)

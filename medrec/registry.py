@@ -146,8 +146,15 @@ class Registry:
         _named(by, reason)
         version = self.find(reference)
         self.load(version.name, version.card)
+        what = f"{version.name} {version.version}, card {version.card[:12]}…,"
+        if version.why_disabled is not None:
+            raise DataError(f"{what} is disabled: {version.why_disabled}")
         if version.champion:
-            raise DataError(f"{version.name} {version.version} is in force already")
+            raise DataError(f"{what} is in force already")
+        if all(r.kind != "model eligible" for _, r in self._store.about(f"card {version.card}")):
+            raise DataError(
+                f"{what} did not pass its gate: {version.words}; medrec models show tells what was measured"
+            )
         facts = {"card": version.card, "model": version.name, "by": by, "why": reason[:WORDS_LENGTH]}
         self._store.append("model promoted", at, facts)
         return self.find(version.card)

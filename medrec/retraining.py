@@ -14,29 +14,24 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-import yaml
-from pydantic import ValidationError
-
-from medrec import delivery, environment, labels, likeness, splits
+from medrec import delivery, drafts, environment, labels, likeness, splits
 from medrec.config import CardFiles, Configuration, unaccepted_licence
 from medrec.declared import Gate, looser
 from medrec.dicom import Pseudonyms
 from medrec.errors import ConfigError, DataError, WorldError
-from medrec.gate import Scores
+from medrec.gate import Scores, budget
 from medrec.home import Home
 from medrec.labels import Origin
 from medrec.learning import ablation, material, page, tasks
 from medrec.learning.material import Item
-from medrec.pictures import Card, PictureCard, card_of
+from medrec.pictures import Card
 from medrec.registry import Kept, Registry
 from medrec.splits import Candidate, Side
 from medrec.store import Store
 from medrec.store.locks import DECLARED, USED
 from medrec.tracking import Tracker
 
-NO_DIGEST = "0" * 64
 KEY_DIGITS = 24
 Progress = Callable[[str, int, int], None]
 
@@ -81,7 +76,7 @@ class Retraining:
         self._request = request
         self._tell = tell
         self._home = request.home
-        self.draft = read_card(request)
+        self.draft = drafts.read(request.card, request.configuration)
         self.outcome = Outcome(self.draft.name)
         self._items: list[Item] = []
         self._sides: dict[str, Side] = {}
@@ -145,16 +140,19 @@ class Retraining:
 
     def divide(self) -> None:
         """Find who is the same person, give everybody a side, and keep it."""
-        same = {(a, b) for a, b in self._shared()}
+        same = self._shared()
         patients = sorted({i.patient for i in self._items})
-        for a, b in sorted(same):
-            self._say(f"patients {a[:8]} and {b[:8]} share an image: they stand on one side")
         known = self._store.sides()
         every = {*patients, *known, *(p for pair in same for p in pair)}
         group_of = splits.groups(sorted(every), same)
+        members: dict[str, list[str]] = {}
+        for patient, group in sorted(group_of.items()):
+            members.setdefault(group, []).append(patient[:8])
+        for together in (m for m in members.values() if len(m) > 1):
+            self._say(f"patients {' and '.join(together)} share an image: they stand on one side")
         for group in splits.conflicts(group_of, known):
-            members = [p[:8] for p, g in group_of.items() if g == group]
-            self._say(f"{', '.join(members)} are one person on both sides: neither learnt from nor tested on any more")
+            both = ", ".join(members[group])
+            self._say(f"{both} are one person on both sides: neither learnt from nor tested on any more")
         draw = Pseudonyms.load(self._home.key)
         seen = self._seen_by_champion()
         strata = material.strata(self._items)
@@ -190,13 +188,17 @@ class Retraining:
         self._learnt, self._watching = frozenset(i.image for i in learnt), watching
         data = self._data_digest(learnt)
         card = self._next_version()
-        recipe = recipe_digest(card)
+        recipe = drafts.recipe(card)
         if (earlier := self._trained_before(data, recipe)) is not None:
             self._kept = earlier
             self.card = earlier.card
             self.outcome.version, self.outcome.card = self.card.version, self.card.digest
             self._say(f"{self.card.name} {self.card.version} was trained by this card on these data before")
             return
+        if self.draft.gate is not None:
+            asked, _, why = self._asked(self.draft.gate, card, self._champion())
+            if not asked:
+                self._say(f"what is trained now cannot be promoted: {'; '.join(why)}")
         key = hashlib.sha256(f"{recipe} {data} {sorted(watching)}".encode()).hexdigest()[:KEY_DIGITS]
         self._work = self._home.training / key
         self._work.mkdir(exist_ok=True, mode=0o700)
@@ -253,37 +255,43 @@ class Retraining:
             self.outcome.status = "trained"
             self._say("the card declares no gate: nothing was measured on locked patients, and it cannot be promoted")
             return
-        champion = self._registry.champion(self.card.name)
-        old = None if champion is None else self._registry.load(champion.name, champion.card)
-        seen = set(self.card.trained_on) | set(() if old is None else old.card.trained_on)
-        test = [i for i in self._items if self._sides[i.patient] is Side.TEST and i.blind]
-        known = {i.patient for i in test if set(i.digests) & seen}
-        asked = sorted({i.patient for i in test} - known)
-        if known:
-            self._say(f"{len(known)} locked patients are known to one of the models: they do not count")
-        used, spent = self._store.uses(self.card.name, besides=self.card.digest)
-        problems = []
-        if len(asked) < gate.minimum_patients:
-            problems.append(f"{len(asked)} locked patients count, the card asks for {gate.minimum_patients}")
-        if used >= gate.uses or spent + gate.alpha_per_use > gate.alpha * (1 + 1e-6):
-            words = f"{used} of {gate.uses} planned uses, alpha {spent:.3g} of {gate.alpha:g}"
-            problems.append(f"the locked patients are used up: {words}")
-        if problems:
+        old = self._champion()
+        asked, used, why = self._asked(gate, self.card, old)
+        for line in why:
+            self._say(line)
+        if not asked:
             self.outcome.status = "not evaluated"
-            for problem in problems:
-                self._say(f"not evaluated: {problem}")
             self._say("nothing was spent; the present model stays")
             return
-        before_this = self._use(gate, tuple(asked))
-        images = frozenset(i.image for i in test if i.patient in asked)
+        used = self._use(gate, asked, used)
+        images = frozenset(i.image for i in self._items if i.patient in asked and i.blind)
         device = self._request.configuration.settings.device
         task = tasks.Task(self.card, self._sources(), device)
         answers = task.answers(self._kept.weights, images, progress)
         theirs: Scores | None = None
         if old is not None:
             theirs = tasks.Task(old.card, self._sources(), device).scores(old.weights, images)
-        evaluation = tasks.evaluate(task, self._kept.weights, gate, theirs, before_this, images, answers)
-        self._record(evaluation, done)
+        self._record(tasks.evaluate(task, self._kept.weights, gate, theirs, used, images, answers), done)
+
+    def _champion(self) -> Kept | None:
+        found = self._registry.champion(self.draft.name)
+        return None if found is None else self._registry.load(found.name, found.card)
+
+    def _asked(self, gate: Gate, card: Card, old: Kept | None) -> tuple[tuple[str, ...], int, list[str]]:
+        """The locked patients who decide (nobody when too few do), how often they were used before, who does not."""
+        seen = set(card.trained_on) | set(() if old is None else old.card.trained_on)
+        test = [i for i in self._items if self._sides[i.patient] is Side.TEST and i.blind]
+        known = {i.patient for i in test if set(i.digests) & seen}
+        why = [f"{len(known)} locked patients are known to one of the models: they do not count"] if known else []
+        used, gone = budget(self._store.uses(card.name, besides=card.digest), gate)
+        names = self._store.keyed({i.patient for i in test} - known)
+        asked = tuple(sorted(p for p, name in names.items() if name not in gone))
+        if spent := len(names) - len(asked):
+            planned = f"{gate.uses} uses, alpha {gate.alpha:g}, were planned"
+            why.append(f"{spent} locked patients are used up ({planned}): they do not count any more")
+        if len(asked) >= gate.minimum_patients:
+            return asked, used, why
+        return (), used, [*why, f"{len(asked)} locked patients count, the card asks for {gate.minimum_patients}"]
 
     def describe(self) -> None:
         """Write the version's page, with short trainings of its own, once."""
@@ -322,14 +330,17 @@ class Retraining:
     def _kinds(self) -> set[str]:
         return {r.kind for _, r in self._store.about(f"card {self.card.digest}")}
 
-    def _use(self, gate: Gate, patients: tuple[str, ...]) -> int:
-        """Spend one use of the locked patients; one that a kill left without an answer is not spent twice."""
+    def _use(self, gate: Gate, patients: tuple[str, ...], used: int) -> int:
+        """Spend one use of the locked patients; one that a kill left without an answer is not spent twice.
+
+        Returns how many there were before it.
+        """
         for _, record in self._store.of_kinds(USED):
             if record.facts["card"] == self.card.digest:
                 return int(str(record.facts["use"])) - 1
-        return self._store.use(
-            self.card.name, self.card.digest, patients, gate.alpha_per_use, self._request.by, self._now()
-        )
+        by, at = self._request.by, self._now()
+        self._store.use(self.card.name, self.card.digest, patients, used + 1, gate.alpha_per_use, by, at)
+        return used
 
     def _trained_before(self, data: str, recipe: str) -> Kept | None:
         for _, record in reversed(self._store.of_kinds("model trained")):
@@ -368,8 +379,8 @@ class Retraining:
         return tuple({*likeness.same_digest(digests), *likeness.shared(prints)})
 
     def _seen_by_champion(self) -> set[str]:
-        champion = self._registry.champion(self.draft.name)
-        return set() if champion is None else set(self._registry.load(champion.name, champion.card).card.trained_on)
+        champion = self._champion()
+        return set() if champion is None else set(champion.card.trained_on)
 
     def _next_version(self) -> Card:
         """The card with a version above those that there are, and nothing of earlier weights."""
@@ -433,54 +444,5 @@ def evaluate_version(
         retraining.divide()
         retraining.adopt(reference)
         retraining.evaluate(progress)
+        retraining.describe()
         return retraining.close()
-
-
-def recipe_digest(card: Card) -> str:
-    """Digest of what a card says before it is trained: not its version, nor what a training fills in."""
-    networks = {place: n.model_copy(update={"sha256": NO_DIGEST}) for place, n in card.networks.items()}
-    fields = json.loads(card.content)
-    for name in ("version", "trained_on", "measured", "segmentation", "ensemble", "classification"):
-        fields.pop(name, None)
-    if isinstance(card, PictureCard):
-        fields["decision"].pop("temperature", None)
-    fields["networks"] = {place: n.model_dump(mode="json") for place, n in networks.items()}
-    return hashlib.sha256(json.dumps(fields, sort_keys=False).encode()).hexdigest()
-
-
-def read_card(request: Request) -> Card:
-    """The card to train, from a file or by the name of a configured model; what a training fills in may be absent.
-
-    Raises ConfigError with every mistake.
-    """
-    path = Path(request.card)
-    if not path.is_file():
-        named = {m.card.name: m.card for m in request.configuration.cards}
-        if request.card in named:
-            return named[request.card]
-        raise ConfigError([f"{request.card}: neither a file nor a configured model ({', '.join(sorted(named))})"])
-    try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return card_of(_completed(content))
-    except ValidationError as error:
-        places = [(".".join(str(p) for p in m["loc"]) or "the whole file", m["msg"]) for m in error.errors()]
-        raise ConfigError([f"{path.name}: {where}: {what}" for where, what in places]) from None
-    except (yaml.YAMLError, ValueError, OSError) as error:
-        raise ConfigError([f"{path.name}: cannot be read as a card ({type(error).__name__})"]) from None
-
-
-def _completed(content: Any) -> Any:
-    """A draft with what only a training knows: names and digests of weights, what was measured and on whom."""
-    if not isinstance(content, dict):
-        return content
-    name = content.get("name", "model")
-    filled = {"measured": [], "trained_on": [], "version": "1.0.0", **content}
-    for place in ("segmentation", "classification"):
-        if isinstance(filled.get(place), dict):
-            filled[place] = {"weights": f"{name}_{place}.safetensors", "sha256": NO_DIGEST, **filled[place]}
-    more = filled.get("ensemble")
-    if isinstance(more, list):
-        filled["ensemble"] = [
-            {"weights": f"{name}_ensemble_{n}.safetensors", "sha256": NO_DIGEST, **part} for n, part in enumerate(more)
-        ]
-    return filled

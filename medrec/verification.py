@@ -12,11 +12,11 @@ from functools import cache, wraps
 from pathlib import Path
 from typing import Any, ParamSpec, cast
 
-from medrec import dispatch, mirror
+from medrec import dispatch, labels, mirror
 from medrec.audit import AuditRecord, Problem
 from medrec.delivery import TRAINING, VERSIONS
 from medrec.dicom.renaming import Renamed
-from medrec.errors import ConfigError, WorldError
+from medrec.errors import ConfigError, DataError, WorldError
 from medrec.events import CASE_KINDS, ERASED, KINDS, PRUNED, missing
 from medrec.home import Home, sha256_of
 from medrec.mirror import Delivered, Expected
@@ -60,6 +60,7 @@ def verify(home: Home, store: Store, since: int = 0) -> Iterator[Problem]:
     yield from _reports(home, told, known)
     yield from _returned(home, store, told, known)
     yield from _summaries(home, store, told)
+    yield from _masks(home, store)
     for path in sorted(home.kept.glob("[!.]*")):
         if digest(str(path.relative_to(home.root))) != path.name.partition(".")[0]:
             yield Problem(f"{path.name} in kept", "its name is not the digest of its bytes")
@@ -118,6 +119,24 @@ def _summaries(home: Home, store: Store, told: "_Told") -> Iterator[Problem]:
         gone = summary is not None and not (home.batches / name).exists()
         if gone and not home.shares_store and f"batches/{name}" not in told.cleared:
             yield Problem(f"{name} in batches", "it is gone or cannot be read")
+
+
+def _masks(home: Home, store: Store) -> Iterator[Problem]:
+    """What people outlined; on a store of several homes each holds its own."""
+    named = set()
+    for label in store.labels(superseded=True):
+        if label.mask_sha256 is None:
+            continue
+        named.add(label.mask_sha256)
+        if home.shares_store and not labels.mask_file(home, label.mask_sha256).exists():
+            continue
+        try:
+            labels.mask(home, label)
+        except DataError as error:
+            yield Problem(f"label {label.label[:12]}…", str(error))
+    for path in sorted(home.labels.glob("[!.]*")):
+        if path.stem not in named:
+            yield Problem(f"{path.name[:12]}… in labels", "no record tells of this file")
 
 
 @_shaped

@@ -12,7 +12,7 @@ from scipy import stats
 
 from medrec import gate
 from medrec.declared import Gate, looser
-from medrec.gate import Scores, decide
+from medrec.gate import Scores, Use, budget, decide
 
 GATE = Gate(primary="dice", alpha=0.05, uses=1, minimum_patients=12, acceptance={"dice": 0.1})
 
@@ -138,6 +138,17 @@ def test_a_used_up_set_answers_nothing_more() -> None:
     assert not better.eligible
     assert "used up" in better.reasons[0]
     assert better.tests == ()
+
+
+def test_when_alpha_is_spent_only_patients_who_were_locked_since_decide_and_with_an_alpha_of_their_own() -> None:
+    rules = Gate(primary="dice", alpha=0.06, uses=3, minimum_patients=12, acceptance={"dice": 0.1})
+    old, new = frozenset("ab"), frozenset("abcd")
+    uses = [Use(old, 0.02), Use(old, 0.02)]
+    assert budget(uses, rules) == (2, frozenset())
+    assert budget([*uses, Use(new, 0.02)], rules) == (0, new)
+    assert budget([*uses, Use(new, 0.02), Use(frozenset("ef"), 0.02)], rules) == (1, new)
+    more = Gate(primary="dice", alpha=0.06, uses=60, minimum_patients=12, acceptance={"dice": 0.1})
+    assert budget([*uses, Use(old, 0.02)], more) == (0, old)  # more and smaller uses do not raise alpha
 
 
 def test_patients_that_were_trained_on_do_not_count() -> None:

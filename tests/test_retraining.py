@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,8 +64,15 @@ def write(folder: Path, **changed: object) -> Path:
     return path
 
 
-def retrain(home: Home, card: Path, *folders: Path, page: bool = False, **changed: object) -> Outcome:
-    request = Request(str(card), home, config.load(), "dr. a", folders, **changed)  # type: ignore[arg-type]
+def retrain(
+    home: Home,
+    card: Path,
+    *folders: Path,
+    page: bool = False,
+    own: config.Configuration | None = None,
+    new: int | None = None,
+) -> Outcome:
+    request = Request(str(card), home, own or config.load(), "dr. a", folders, new)
     with Retraining(request) as retraining:
         if not retraining.is_due():
             return retraining.outcome
@@ -180,6 +188,12 @@ def test_the_same_card_on_the_same_labels_is_neither_trained_nor_asked_again(
     again = retrain(home, first[1], taught[1])
     assert (again.card, again.status) == (first[2].card, "already done")
     assert len(records(home, "test set used")) == 1
+    assert records(home, "model promoted") == []
+    everything = config.load()
+    settings = everything.settings.model_copy(update={"promote": "automatic"})
+    retrain(home, first[1], taught[1], own=replace(everything, settings=settings))
+    (promoted,) = records(home, "model promoted")
+    assert promoted["why"] == "automatic promotion, by the configuration"
 
 
 def test_a_worse_challenger_is_not_eligible_cannot_be_promoted_and_uses_are_counted(
@@ -200,12 +214,12 @@ def test_a_worse_challenger_is_not_eligible_cannot_be_promoted_and_uses_are_coun
     assert before < next(n for n, line in enumerate(worse.lines) if "p = " in line)
     refused = cli.invoke(app, ["models", "promote", worse.card[:12], *words])
     assert isinstance(refused.exception, DataError)
-    assert "without 'model eligible'" in str(refused.exception)
+    assert "did not pass its gate" in str(refused.exception)
     third = {"training": bad["training"] | {"segmentation_steps": 2}}
     assert retrain(home, write(tmp_path, **third), taught[1]).status == "not eligible"
     fourth = {"training": bad["training"] | {"segmentation_steps": 3}}
     spent = retrain(home, write(tmp_path, **fourth), taught[1])
-    assert any("used up: 3 of 3" in line for line in spent.lines)
+    assert any("locked patients are used up (3 uses, alpha 0.4, were planned)" in line for line in spent.lines)
     assert len(records(home, "test set used")) == 3
     assert cli.invoke(app, ["models", "list", *at_home]).exit_code == 0
     with Store.open(home.store_url) as store:
@@ -355,7 +369,7 @@ def test_a_schedule_waits_for_new_labels(
 ) -> None:
     shutil.copytree(first[0].root, tmp_path / "home")
     home = Home(tmp_path / "home")
-    assert retrain(home, first[1], taught[1], if_new_labels=2).status == "waiting"
+    assert retrain(home, first[1], taught[1], new=2).status == "waiting"
     teach(home, "toy", shots(tmp_path / "more", 1, 100))
     with Retraining(Request(str(first[1]), home, config.load(), "dr. a", (taught[1],), 2)) as retraining:
         assert retraining.is_due()  # a mask and a class

@@ -18,7 +18,7 @@ from medrec import database
 from medrec.store.batches import Batches
 from medrec.store.consistency import Consistency
 from medrec.store.deliveries import Deliveries, DeliveryRow, State
-from medrec.store.labelled import Known, Label, Labelled, Origin
+from medrec.store.labelled import Known, Label, Origin
 from medrec.store.locks import Locks
 from medrec.store.matches import Lesion, Matches
 from medrec.store.outbox import Outbox
@@ -46,7 +46,7 @@ WAIT_S = 30.0
 _OPENING = threading.Lock()
 
 
-class Store(Batches, Deliveries, Labelled, Locks, Matches, Privacy, Outbox, Consistency):
+class Store(Batches, Deliveries, Locks, Matches, Privacy, Outbox, Consistency):
     """The database, open. Made by `Store.open`; usable as a context manager."""
 
     @classmethod

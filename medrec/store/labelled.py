@@ -8,21 +8,24 @@ of the patient's files is keyed with the patient's salt.
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from medrec import audit, events
 from medrec.audit import salted
 from medrec.store.cases import Cases
 from medrec.store.session import Tail
-from medrec.store.tables import KNOWN, LABELS
+from medrec.store.tables import KNOWN, LABELS, SALTS
 
 What = Literal["mask", "class"]
 LABEL_DIGITS = 24  # 96 bits: two labels never share a name by chance
+LISTS = ("cards", "shape", "affine", "instances", "inputs", "names")  # JSON in their columns
 
 
 class Origin(StrEnum):
@@ -40,7 +43,8 @@ class Known:
     `shape` is (i, j, k) of the volume, or (rows, columns) of a picture; `affine` the 16 numbers of the volume's
     `affine_ijk_to_lps`, row by row, None for a picture; `instances` its slices in the order of k; `inputs` the SHA-256
     of its files; `cards` those whose grid it is (`ModelCard.grid`), or that take such a picture. `pixels_sha256` is
-    that of `Volume` or `Still`: what cards list as trained on.
+    that of `Volume` or `Still`: what cards list as trained on. `names` are pseudonyms of the folders that its files lie
+    in, and of a picture's file.
     """
 
     image: str
@@ -57,6 +61,7 @@ class Known:
     geometry_sha256: str
     pixels_sha256: str
     at: str
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +151,33 @@ class Labelled(Cases):
 
         return self._extend(write)
 
+    def sealed_labels(self) -> Iterator[tuple[Label, dict[str, object]]]:
+        """Every label with what its record must say of it; a patient's salt that is gone keys nothing."""
+        query = sa.select(LABELS, SALTS.c.salt).outerjoin(SALTS, SALTS.c.patient == LABELS.c.patient)
+        for row in self._rows(query.order_by(LABELS.c.seq)):
+            yield _label(row), sealed(_label(row), row.salt or "")
+
+
+def rename_images(connection: Connection, next_name: Callable[[str], str]) -> None:
+    """Give images, series and what they are called their new names after the key was rotated.
+
+    Studies and patients have theirs already. A slice of a file is named by the file's name and what follows it.
+    """
+
+    def new(name: str) -> str:
+        own = re.match("[0-9a-f]*", name)
+        assert own is not None
+        return next_name(own[0]) + name[own.end() :]
+
+    for row in connection.execute(sa.select(KNOWN)).all():
+        known = _known(row)
+        values = {n: new(getattr(known, n)) for n in ("image", "series")}
+        values |= {n: json.dumps([new(x) for x in getattr(known, n)]) for n in ("instances", "names")}
+        frame = None if known.frame is None else new(known.frame)
+        connection.execute(sa.update(KNOWN).where(KNOWN.c.image == known.image).values(frame=frame, **values))
+        where = LABELS.c.image == known.image
+        connection.execute(sa.update(LABELS).where(where).values(image=values["image"]))
+
 
 def sealed(label: Label, salt: str) -> dict[str, object]:
     """What a label's record says of it, so that a changed row is noticed."""
@@ -170,14 +202,13 @@ def _name(label: Label, before: str, salt: str) -> str:
 
 
 def _columns(known: Known) -> dict[str, Any]:
-    lists = ("cards", "shape", "affine", "instances", "inputs")
     values = {name: getattr(known, name) for name in Known.__slots__}
-    return values | {n: None if values[n] is None else json.dumps(list(values[n])) for n in lists}
+    return values | {n: None if values[n] is None else json.dumps(list(values[n])) for n in LISTS}
 
 
 def _known(row: "sa.Row[tuple[object, ...]]") -> Known:
     values = {name: row._mapping[name] for name in Known.__slots__}
-    for name in ("cards", "shape", "affine", "instances", "inputs"):
+    for name in LISTS:
         values[name] = None if values[name] is None else tuple(json.loads(values[name]))
     return Known(**values)
 

@@ -3,12 +3,14 @@
 A row of `sides` is inserted and afterwards changes only to "apart", which ends its use for training and tests alike.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import cast
 
 import sqlalchemy as sa
 
 from medrec.audit import salted
 from medrec.events import DIVIDED, PATIENT
+from medrec.gate import Use
 from medrec.splits import Side
 from medrec.store.cases import Cases
 from medrec.store.session import Tail
@@ -29,7 +31,7 @@ class Locks(Cases):
 
         Who has a side keeps it, whatever `sides` says, unless that is "apart".
         """
-        salts = {p: self.salt(p) for p in sides}
+        names = self.keyed(sides)
 
         def write(tail: Tail) -> int:
             rows = tail.connection.execute(sa.select(SIDES.c.patient, SIDES.c.side))
@@ -37,7 +39,7 @@ class Locks(Cases):
             new = {p: s for p, s in sides.items() if p not in known or (s is Side.APART and known[p] is not s)}
             if not new:
                 return 0
-            told = {s.value: sorted(salted(salts[p], PATIENT) for p, v in new.items() if v is s) for s in Side}
+            told = {s.value: sorted(names[p] for p, v in new.items() if v is s) for s in Side}
             tail.add(DIVIDED, at, {"model": model, "by": by, "patients": told})
             for patient, side in sorted(new.items()):
                 if patient in known:
@@ -50,21 +52,20 @@ class Locks(Cases):
 
         return self._extend(write)
 
-    def uses(self, model: str, besides: str = "") -> tuple[int, float]:
-        """How often the locked patients were used to decide on a model of this name, and the alpha that this spent.
+    def uses(self, model: str, besides: str = "") -> tuple[Use, ...]:
+        """Every use of locked patients to decide on a model of this name, the oldest first.
 
-        A use for the card `besides` does not count: it was noted, and a kill left it without an answer.
+        One for the card `besides` is left out: it was noted, and a kill left it without an answer.
         """
-        uses = [r.facts for _, r in self.about(f"model {model}") if r.kind == USED and r.facts["card"] != besides]
-        return len(uses), sum(float(str(u["alpha"])) for u in uses)
+        found = [r.facts for _, r in self.about(f"model {model}") if r.kind == USED and r.facts["card"] != besides]
+        return tuple(Use(frozenset(cast(list[str], f["patients"])), float(str(f["alpha"]))) for f in found)
 
-    def use(self, model: str, card: str, patients: tuple[str, ...], alpha: float, by: str, at: str) -> int:
-        """Note one use before its answer is known; returns how many there were before it.
+    def keyed(self, patients: Iterable[str]) -> dict[str, str]:
+        """What the ledger calls patients, by their names here."""
+        return {p: salted(self.salt(p), PATIENT) for p in patients}
 
-        Raises DataError when `card` was not trained on record.
-        """
-        before, _ = self.uses(model)
-        told = sorted(salted(self.salt(p), PATIENT) for p in patients)
-        facts = {"model": model, "card": card, "patients": told, "use": before + 1, "alpha": f"{alpha:.6g}", "by": by}
+    def use(self, model: str, card: str, patients: Iterable[str], number: int, alpha: float, by: str, at: str) -> None:
+        """Note one use before its answer is known; `number` counts those of the same locked patients from 1."""
+        told = sorted(self.keyed(patients).values())
+        facts = {"model": model, "card": card, "patients": told, "use": number, "alpha": f"{alpha:.6g}", "by": by}
         self.append(USED, at, facts)
-        return before

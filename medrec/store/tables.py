@@ -129,7 +129,7 @@ RECALLED = sa.Table(
     sa.Column("at", sa.Text, nullable=False),
 )
 # What may be labelled: a series as the volume that it becomes, or a single image. `image` is the pseudonym of the one
-# or the other; shape, affine, instances, inputs and cards are JSON.
+# or the other; shape, affine, instances, inputs, cards and names are JSON.
 KNOWN = sa.Table(
     "known",
     META,
@@ -144,6 +144,7 @@ KNOWN = sa.Table(
     sa.Column("affine", sa.Text),
     sa.Column("instances", sa.Text, nullable=False),
     sa.Column("inputs", sa.Text, nullable=False),
+    sa.Column("names", sa.Text, nullable=False),
     sa.Column("geometry_sha256", sa.Text, nullable=False),
     sa.Column("pixels_sha256", sa.Text, nullable=False),
     sa.Column("at", sa.Text, nullable=False),

@@ -21,6 +21,7 @@ def upgrade() -> None:
         sa.Column("affine", sa.Text),
         sa.Column("instances", sa.Text, nullable=False),
         sa.Column("inputs", sa.Text, nullable=False),
+        sa.Column("names", sa.Text, nullable=False),
         sa.Column("geometry_sha256", sa.Text, nullable=False),
         sa.Column("pixels_sha256", sa.Text, nullable=False),
         sa.Column("at", sa.Text, nullable=False),
