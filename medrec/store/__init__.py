@@ -16,6 +16,7 @@ import threading
 
 from medrec import database
 from medrec.store.batches import Batches
+from medrec.store.claims import Claims
 from medrec.store.deliveries import Deliveries, DeliveryRow, State
 from medrec.store.outbox import Outbox
 from medrec.store.privacy import Privacy
@@ -31,7 +32,7 @@ WAIT_S = 30.0
 _OPENING = threading.Lock()
 
 
-class Store(Batches, Deliveries, Privacy, Outbox):
+class Store(Batches, Claims, Deliveries, Privacy, Outbox):
     """The database, open. Made by `Store.open`; usable as a context manager."""
 
     @classmethod
