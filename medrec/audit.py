@@ -37,6 +37,11 @@ class AuditRecord:
     previous: str
 
     @property
+    def holds(self) -> bool:
+        """Whether its bytes are still those that were hashed."""
+        return hashlib.sha256(self.body).hexdigest() == self.digest
+
+    @property
     def kind(self) -> str:
         """What happened, such as "case analysed"."""
         return _parse(self.body).kind
@@ -60,7 +65,7 @@ class Problem:
     what: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}"
+        return plain(f"{self.where}: {self.what}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,11 @@ class _Body:
     kind: str
     at: str
     facts: dict[str, object]
+
+
+def plain(text: str) -> str:
+    """One line that a terminal shows as it is: a forger names files, and what an operator types is in records."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def canonical(facts: object) -> bytes:
@@ -228,7 +238,7 @@ def verify(
 
 
 def _link_problems(where: str, record: AuditRecord, number: int, expected: str) -> Iterator[Problem]:
-    if hashlib.sha256(record.body).hexdigest() != record.digest:
+    if not record.holds:
         yield Problem(where, "its bytes do not match its digest: one of them was changed after it was written")
     if record.previous == expected:
         return

@@ -7,16 +7,18 @@ it; what cannot be delivered waits on; a night that MLflow missed is delivered o
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from medrec.config import CardFiles
 from medrec.errors import WorldError
 from medrec.report import Status
+from medrec.shown import HEAD, inert
 from medrec.store import CaseRow, Store
-from medrec.tracking import HEAD, Delivery, Tracker, inert
+from medrec.tracking import Delivery, Tracker
 
-# Longer than MLflow ever takes for one report; a worker that died keeps an entry from the others for as long.
+# Longer than MLflow ever takes for one report; a worker that died keeps an entry from other homes for as long.
 LEASE = timedelta(minutes=10)
 SHOWN = 200  # cases in a night's description
 
@@ -55,7 +57,27 @@ def deliver_batches(store: Store, tracker: Tracker) -> None:
             batch.batch, outcome(summary), description(summary), counts(summary), batch.summary, anchor
         )
         store.set_batch_run(batch.batch, done.run_id)
-        store.append("batch delivered", _iso(datetime.now(UTC)), _told(batch.batch, done))
+        told = _told(batch.batch, done) | {"summary": _sha256(batch.summary), "metrics": counts(summary)}
+        store.append("batch delivered", _iso(datetime.now(UTC)), told)
+
+
+def register_models(store: Store, tracker: Tracker, models: Iterable[CardFiles]) -> None:
+    """Register cards with their weights in MLflow; what is new there, or filled anew, is in the ledger.
+
+    Raises WorldError when MLflow cannot take one.
+    """
+    done = [tracker.register(model) for model in models]
+    known = {
+        (entry["card"], entry["version"])
+        for model in done
+        for _, record in store.about(f"card {model.card}")
+        if record.kind == "models registered"
+        for entry in record.facts["models"]  # type: ignore[attr-defined]
+    }
+    new = [m for m in done if tracker.fresh or (m.card, m.version) not in known]
+    if new:
+        facts = {"cards": [m.card for m in new], "models": [m.facts() for m in new], "fresh": tracker.fresh}
+        store.append("models registered", _iso(datetime.now(UTC)), facts)
 
 
 def outcome(summary: Mapping[str, Any]) -> str:
@@ -100,8 +122,13 @@ def _replaced(store: Store, row: CaseRow) -> tuple[CaseRow, ...]:
 
 def _told(batch: str, done: Delivery) -> dict[str, object]:
     """What the ledger keeps of a night in MLflow: a digest for each tag, so that a changed one can be named."""
-    tags = {name: hashlib.sha256(value.encode()).hexdigest() for name, value in done.tags.items()}
-    return {"batch": batch, "to": "mlflow", "what": [done.run_id], "tags": tags, "head": done.tags[HEAD]}
+    tags = {name: _sha256(value) for name, value in done.tags.items()}
+    told = {"batch": batch, "to": "mlflow", "what": [done.run_id], "tags": tags, "head": done.tags[HEAD]}
+    return {**told, "name": done.name}
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _iso(moment: datetime) -> str:

@@ -32,8 +32,13 @@ SUPERSEDED = "case superseded"
 ERASED = "patient erased"
 # facts["files"] were taken away by a rule of retention.
 PRUNED = "files pruned"
+# facts["summary"] is the digest of a night's summary, which changes when a patient is erased or the key is rotated.
+NIGHT_FINISHED, NIGHT_REWRITTEN = "night finished", "night rewritten"
 # Only the store's own transactions write these, together with the rows that they are about.
-WITH_ROWS = CASE_KINDS | {SUPERSEDED, ERASED}
+WITH_ROWS = CASE_KINDS | {SUPERSEDED, ERASED, NIGHT_FINISHED, NIGHT_REWRITTEN}
+
+# What a fact is called as a subject, where that is another word.
+NOUNS = {"cases": "case", "by": "case", "cards": "card", "batches": "batch", "same_case": "case"}
 
 _ANALYSED = frozenset({"case analysed"})
 _GONE = frozenset({ERASED})
@@ -51,10 +56,19 @@ KINDS: Mapping[str, Kind] = {
     "delivery state": Kind(("case", "to", "what", "state"), ("case",), after=_ANY_CASE, never_after=_GONE),
     "case accepted": Kind(("case", "by"), ("case",), after=_ANALYSED, never_after=_GONE),
     "case recalled": Kind(("case", "reason"), ("case",), after=_ANALYSED, never_after=_GONE),
+    # Lesion `lesion` of `case` is lesion `same_lesion` of the earlier `same_case`, and is tracked as that.
+    "lesions matched": Kind(
+        ("case", "lesion", "same_case", "same_lesion", "by", "why"), ("case", "same_case"), _ANALYSED, _GONE
+    ),
+    "match lifted": Kind(("case", "lesion", "by", "why"), ("case",), frozenset({"lesions matched"}), _GONE),
+    NIGHT_FINISHED: Kind(("batch", "started_at", "finished_at", "summary"), ("batch",)),
+    NIGHT_REWRITTEN: Kind(("batch", "summary", "why"), ("batch",)),
     "batch delivered": Kind(("batch", "to", "what", "tags", "head"), ("batch",)),
     # `report` is the SHA-256 of the report that was read.
     "review": Kind(("case", "report", "by", "decision"), ("case",), after=_ANALYSED, never_after=_GONE),
     "label": Kind(("study", "label", "by"), ("study",)),
+    # `models` are the versions in MLflow with their files; `fresh` says that it held none of ours before.
+    "models registered": Kind(("cards", "models", "fresh"), ("cards",)),
     # `card` is the digest of the model's card.
     "model trained": Kind(("card", "weights"), ("card",)),
     "model evaluated": Kind(("card", "evaluation"), ("card",)),
@@ -87,7 +101,7 @@ def subjects(kind: str, facts: Mapping[str, object]) -> tuple[str, ...]:
     for name in KINDS[kind].subjects if kind in KINDS else ():
         value = facts.get(name)
         values = value if isinstance(value, list) else [value]
-        noun = "case" if name in ("cases", "by") else name
+        noun = NOUNS.get(name, name)
         found += [f"{noun} {v}" for v in values if isinstance(v, str)]
     return tuple(dict.fromkeys(found))
 

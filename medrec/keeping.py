@@ -97,8 +97,8 @@ def upgrade(home: Home) -> Iterator[str]:
     copy = home.root.with_name(f"{home.root.name}-before-{moment}.tar")
     _plain_copy(home, copy)  # opening the store upgrades it: the copy is taken first
     yield f"kept as it was: {copy}"
-    with home.lock(), Store.open(home.store_url):
-        pass
+    with home.lock(), Store.open(home.store_url) as store:
+        store.seal_nights(_now())
     yield "the store has this release's schema"
     problems = _problems(home)
     if problems:

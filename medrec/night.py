@@ -149,6 +149,8 @@ class Night:
         self._store = Store.open(request.home.store_url)
         self._store.start_batch(self.batch, _iso(now))
         privacy.settle(request.home, self._store)
+        self._store.seal_nights(_iso(now))
+        privacy.complete_summary(request.home, self._store, configuration.settings.retention, now)
         rules = rules_of(c.card for c in configuration.cards)
         self._archive = Archive(request.input, Pseudonyms.load(request.home.key), rules, memory=request.home.index)
         self._setting = Setting(self.batch, request.home, self._store, configuration, "")
@@ -156,20 +158,26 @@ class Night:
         self._tracker = self._reach_mlflow(now)
 
     def _note_configuration(self, now: datetime) -> None:
-        """Put a configuration that is not the last night's into the ledger."""
-        facts = {"configuration": self._request.configuration.sha256}
+        """Put a configuration that is not the last night's into the ledger, with the key's fingerprint.
+
+        Raises ConfigError for a key that did not make the names in the store.
+        """
+        privacy.check_key(self._request.home, self._store)
+        key = Pseudonyms.load(self._request.home.key).fingerprint
+        facts: dict[str, object] = {"configuration": self._request.configuration.sha256, "key": key}
         last = self._store.latest("configuration changed")
-        if last is None or last.facts["configuration"] != facts["configuration"]:
+        if last is None or last.facts != facts:
             self._store.append("configuration changed", _iso(now), facts)
 
     def _reach_mlflow(self, now: datetime) -> Tracker | None:
         try:
             tracker = Tracker(self._request.home, self._request.configuration.settings.experiment)
+            # Who holds the home's lock is alone in it: what its worker still holds, a killed night left.
+            self._store.free_leases("mlflow", tracker.worker)
             if tracker.fresh and self._store.requeue("mlflow", _iso(now)):
                 self.warn("MLflow holds nothing of this home: every report is delivered there again")
             tracker.start_batch(self.batch, _ms(now))
-            for model in self._request.configuration.cards:
-                tracker.register(model)
+            delivery.register_models(self._store, tracker, self._request.configuration.cards)
             delivery.deliver_batches(self._store, tracker)
         except WorldError as error:
             self.warn(f"{error}; reports are delivered there on a later night")
@@ -294,8 +302,9 @@ class Night:
         self._send()
         summary = self.summary()
         now = datetime.now(UTC)
-        self._store.finish_batch(self.batch, _iso(now), summary.to_json())
-        (self._request.home.batches / f"{self.batch}.json").write_text(summary.to_json() + "\n")
+        text = json.dumps(asdict(summary) | {"salt": secrets.token_hex(16)}, indent=1, allow_nan=False)
+        self._store.finish_batch(self.batch, _iso(now), text)
+        privacy.write_summary(self._request.home, self.batch, text)
         if self._tracker is not None:
             try:
                 delivery.deliver_batches(self._store, self._tracker)

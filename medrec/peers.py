@@ -61,6 +61,7 @@ class Destination(Frozen):
 
     `since` leaves out cases that were finished before that day. `check_patient`: whose the study is there is asked
     before a push, and must be who the objects say.
+    `objects`: which kinds of a card's objects go there, where a PACS does not take all of them.
     `commitment_port`: our port for its storage commitment; without one, arrival is confirmed by a query.
     """
 
@@ -68,6 +69,7 @@ class Destination(Frozen):
     release: Release = "never"
     since: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")] = "0000-00-00"
     check_patient: bool = True
+    objects: Annotated[tuple[Literal["seg", "sr", "pdf"], ...], Field(min_length=1)] = ("seg", "sr", "pdf")
     commitment_port: Port | None = None
 
 
@@ -82,13 +84,17 @@ class Pull(Frozen):
 
 
 class Receive(Frozen):
-    """`medrec receive`: who may send, how much at once, and how quiet a study must be to be complete."""
+    """`medrec receive`: who may send, how much at once, and how quiet a study must be to be complete.
+
+    `max_object_mb` bounds one object; `max_memory_mb` those of all senders that are on their way at once.
+    """
 
     title: Title = "MEDREC"
     host: str = "0.0.0.0"
     port: Port = 11112
     callers: Annotated[tuple[Title, ...], Field(min_length=1)]
     max_object_mb: Annotated[int, Field(ge=1, le=2047)] = 512
+    max_memory_mb: Annotated[int, Field(ge=1)] = 1024
     max_associations: Annotated[int, Field(ge=1, le=100)] = 8
     max_mb_per_s: Annotated[float, Field(gt=0)] | None = None
     quiet_s: Annotated[float, Field(ge=0, le=86400)] = 60

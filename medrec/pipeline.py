@@ -7,24 +7,20 @@ outputs are whole before the store knows of them; one poisoned study ends as a v
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
 
-from medrec import __version__, burned, environment, findings, objects, report, stages
-from medrec.audit import anchor_text, salted
+from medrec import __version__, burned, environment, findings, report, stages, writing
+from medrec.audit import salted
 from medrec.config import CardFiles, Configuration
 from medrec.contrast import fluid_is_dark, proved
 from medrec.dicom import Archive
-from medrec.errors import ScanError, WorldError
+from medrec.errors import ScanError
 from medrec.home import Home
 from medrec.kinds import kinds_of
-from medrec.outputs import OUTPUTS
 from medrec.plausibility import doubts
 from medrec.prediction import InputRule, ModelCard, Prediction, Predictor
 from medrec.report import Case, Report, SeriesUse, Status, Verdict
@@ -49,6 +45,11 @@ class Planned:
     def inputs(self) -> tuple[str, ...]:
         """sha256 of the files that are used, or that would have been."""
         return tuple(sorted({f.sha256 for f in self.routed.files}))
+
+    @property
+    def patient(self) -> str:
+        """Whose the case is; of a study that names several patients nobody knows, and it stands under its own name."""
+        return _patient(self.study)
 
     @property
     def inputs_sha256(self) -> str:
@@ -109,9 +110,13 @@ def plan(
             inputs = sorted({f.sha256 for f in route.files})
             card = every_card if model is None else model.card.digest
             weights = "" if model is None else model.card.weights_digest
-            key = salted(salt_of(study.patients[0]), _digest([inputs, card, weights]))
+            key = salted(salt_of(_patient(study)), _digest([inputs, card, weights]))
             planned.append(Planned(key[:KEY_DIGITS], study, model, route))
     return tuple(planned)
+
+
+def _patient(study: Study) -> str:
+    return study.patients[0] if len(study.patients) == 1 else study.study
 
 
 def already_done(planned: Planned, store: Store, reanalyse: bool) -> CaseRow | None:
@@ -188,12 +193,14 @@ def finish(
     """
     now = datetime.now(UTC)
     case = case_of(planned, prepared, prediction, setting, now, failure)
-    digests = _write(case, setting.home) | _return(case, planned, setting, archive)
-    kept = keep(planned.model, setting.home)
+    digests = writing.report(case, setting.home)
+    if archive is not None and isinstance(planned.routed, Routed):
+        digests |= writing.returned(case, planned.routed.inputs, archive, setting.home, setting.store)
+    kept = writing.keep(planned.model, setting.home)
     row = CaseRow(
         case=planned.case,
         study=planned.study.study,
-        patient=planned.study.patients[0],
+        patient=planned.patient,
         batch=setting.batch,
         model=case.card.name if case.card else None,
         version=case.card.version if case.card else None,
@@ -221,7 +228,7 @@ def finish(
         "stages": stages.digests(case),
         "files": digests | kept,
     }
-    setting.store.remember_study(row.study, row.patient, case.report.created)
+    setting.store.remember_study(row.study, row.patient, case.report.created, planned.study.patients)
     setting.store.finish(row, facts, case.report.created)
     stored = setting.store.case(row.case)
     assert stored is not None
@@ -235,28 +242,6 @@ def refused_inputs(row: CaseRow, home: Home) -> dict[str, str]:
         return dict(facts["refused_inputs"])
     except (OSError, ValueError, KeyError):
         return {}
-
-
-def keep(model: CardFiles | None, home: Home) -> dict[str, str]:
-    """Copy card, weights and the list of the environment into the home by digest; returns digests by path below it.
-
-    Years later a report can be replayed with what made it, whatever the package holds then.
-    """
-    contents = [(environment.content(), "environment.json")]
-    if model is not None:
-        contents += [(model.card.content, "card.json")]
-        contents += [(path.read_bytes(), "safetensors") for path in model.weights.values()]
-    kept = {}
-    for data, suffix in contents:
-        digest = hashlib.sha256(data).hexdigest()
-        path = home.kept / f"{digest}.{suffix}"
-        if not path.exists():
-            draft = path.with_suffix(".draft")
-            draft.write_bytes(data)
-            _flush(draft)
-            draft.replace(path)
-        kept[str(path.relative_to(home.root))] = digest
-    return kept
 
 
 def case_of(
@@ -300,7 +285,7 @@ def case_of(
     facts = Report(
         case=planned.case,
         study=planned.study.study,
-        patient=planned.study.patients[0],
+        patient=planned.patient,
         batch=setting.batch,
         created=now.isoformat(timespec="seconds").replace("+00:00", "Z"),
         status=status,
@@ -448,60 +433,6 @@ def _series_uses(planned: Planned, prepared: Prepared | Skipped) -> tuple[Series
         )
         for files in planned.study.series
     )
-
-
-def _write(case: Case, home: Home) -> dict[str, str]:
-    """Write all outputs into a draft folder, flush it, and put it in place; returns digests by path below the home."""
-    final = home.reports / case.report.case
-    draft = home.reports / f".draft-{case.report.case}"
-    try:
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(mode=0o700)
-        for write in OUTPUTS.values():
-            write(case, draft)
-        digests = {}
-        for path in sorted(draft.iterdir()):
-            _flush(path)
-            digests[str((final / path.name).relative_to(home.root))] = hashlib.sha256(path.read_bytes()).hexdigest()
-        _flush(draft)
-        shutil.rmtree(final, ignore_errors=True)  # left by a killed night, or of a case that failed before
-        draft.rename(final)
-        _flush(home.reports)
-    except OSError as error:
-        raise WorldError(
-            f"the report of case {case.report.case} cannot be written: {os.strerror(error.errno or 0)}"
-        ) from error
-    return digests
-
-
-def _return(case: Case, planned: Planned, setting: Setting, archive: Archive | None) -> dict[str, str]:
-    """Put what goes back to the study into the outbox; returns digests by path below the home.
-
-    A study that nothing can be returned to keeps its report; the reason lies in the outbox.
-    """
-    card = case.card
-    if card is None or not card.returned.objects or case.report.status is not Status.ANALYSED:
-        return {}
-    if archive is None or not isinstance(planned.routed, Routed):
-        return {}
-    before = setting.store.current(case.report.study, card.name)
-    folder = setting.home.outbox / case.report.case
-    earlier = setting.home.outbox / before.case if before is not None and before.case != case.report.case else None
-    try:
-        anchor = anchor_text(setting.store.position())
-        found = objects.make(case, archive.source(planned.routed.inputs[card.grid]), earlier, anchor)
-    except objects.NotReturnableError as why:
-        found = (objects.refusal(why),)
-    objects.place(found, folder)
-    return {str((folder / one.name).relative_to(setting.home.root)): one.sha256 for one in found}
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _digest(content: object) -> str:

@@ -11,17 +11,18 @@ import json
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from medrec import delivery
-from medrec.config import Configuration
+from medrec.config import Configuration, Retention
 from medrec.dicom import Pseudonyms
 from medrec.dicom.identity import Identity, find, whois
-from medrec.dicom.renaming import Renamed, replace_file
+from medrec.dicom.renaming import Renamed
+from medrec.disk import replace_file
 from medrec.errors import ConfigError, DataError, WorldError
 from medrec.events import ERASED, PRUNED
 from medrec.home import Home
@@ -103,7 +104,7 @@ def _sweep(home: Home, store: Store, configuration: Configuration) -> tuple[str,
     gone = tuple(str(key) for record in store.ledger() if record.kind == ERASED for key in _list(record.facts["cases"]))
     try:
         for key in gone:
-            for folder in (home.reports / key, home.reports / f".draft-{key}", *home.returned(key)):
+            for folder in (home.reports / key, home.reports / f".draft-{key}", *_drafted(home.returned(key))):
                 if folder.exists():
                     shutil.rmtree(folder)
         _forget_files(home)
@@ -121,6 +122,12 @@ def _sweep(home: Home, store: Store, configuration: Configuration) -> tuple[str,
     except sqlite3.Error:
         return ("a database was in use and still holds deleted pages: erase again when nothing else runs",)
     return (f"{remote} deleted runs on the MLflow server: run mlflow gc there",) if remote else ()
+
+
+def _drafted(folders: tuple[Path, ...]) -> Iterator[Path]:
+    """Folders and what a killed night left of them."""
+    for folder in folders:
+        yield from (folder, folder.with_name(f".draft-{folder.name}"))
 
 
 def _scrub(home: Home) -> None:
@@ -142,7 +149,24 @@ def _write_summaries(home: Home, store: Store) -> None:
     for batch in store.batches():
         path = home.batches / f"{batch.batch}.json"
         if batch.summary is not None and path.exists() and path.read_text() != batch.summary + "\n":
-            replace_file(path, (batch.summary + "\n").encode())
+            write_summary(home, batch.batch, batch.summary)
+
+
+def write_summary(home: Home, batch: str, summary: str) -> None:
+    """Put a night's summary where people find it, whole or not at all."""
+    replace_file(home.batches / f"{batch}.json", (summary + "\n").encode())
+
+
+def complete_summary(home: Home, store: Store, retention: Retention, now: datetime) -> None:
+    """Write the summary of the last night where a kill came after the store had it; not one that was cleared away.
+
+    On a store of several homes nobody knows whose the last night was.
+    """
+    last = next((b for b in reversed(store.batches()) if b.summary is not None), None)
+    if last is None or home.shares_store or (home.batches / f"{last.batch}.json").exists():
+        return
+    if retention.batches_days is None or not _older(last.started_at, retention.batches_days, now):
+        write_summary(home, last.batch, str(last.summary))
 
 
 def _trained_on(pixels: set[str], home: Home, configuration: Configuration) -> Iterator[str]:
@@ -185,13 +209,15 @@ def prune(home: Home, store: Store, configuration: Configuration, now: datetime,
         if rules.batches_days is not None and _older(batch.started_at, rules.batches_days, now) and path.is_file():
             told.append(f"night {batch.batch}: its summary")
             if not dry:
+                facts = {"cases": [], "files": [str(path.relative_to(home.root))], "rule": f"{rules.batches_days} days"}
+                store.append(PRUNED, _now(), facts)
                 path.unlink()
     return told
 
 
 def _prune(row: CaseRow, rule: str, home: Home, store: Store, configuration: Configuration) -> None:
     folder = home.reports / row.case
-    folders = [f for f in (folder, *home.returned(row.case)) if f.is_dir()]
+    folders = [f for f in (folder, *_drafted(home.returned(row.case))) if f.is_dir()]
     files = sorted(str(path.relative_to(home.root)) for one in folders for path in one.iterdir())
     # The record first: a file that is gone without one would look like tampering.
     store.append(PRUNED, _now(), {"cases": [row.case], "files": files, "rule": rule})
@@ -239,6 +265,7 @@ def settle(home: Home, store: Store) -> None:
         if key.exists():
             key.replace(home.key)
         mapping.replace(home.renamed)
+        _write_summaries(home, store)
     else:
         key.unlink(missing_ok=True)
         mapping.unlink(missing_ok=True)
@@ -247,6 +274,27 @@ def settle(home: Home, store: Store) -> None:
             "the key in this home is not the one of the last rotation: copy key and renamed from the host that did it"
         )
         raise ConfigError([words])
+
+
+def check_key(home: Home, store: Store) -> None:
+    """Raises ConfigError when the key in the home is none that made the names in the store."""
+    known = key_fingerprints(store)
+    if known and (not home.key.exists() or Pseudonyms.load(home.key).fingerprint not in known):
+        words = "the key in this home is not the one that made the names in the store: bring it back from a backup"
+        raise ConfigError([words])
+
+
+def key_fingerprints(store: Store) -> frozenset[str]:
+    """The fingerprints of the keys that may be in the home; empty when no record names one.
+
+    A record that is spoilt names none: `audit verify` names it.
+    """
+    found = set()
+    for kind in ("key rotated", "configuration changed"):
+        with suppress(ValueError, KeyError):
+            record = store.latest(kind)
+            found |= {str(record.facts["key"])} if record is not None else set()
+    return frozenset(found)
 
 
 def _next(path: Path) -> Path:

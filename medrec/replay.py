@@ -26,7 +26,7 @@ from medrec.config import CardFiles, Configuration, Settings
 from medrec.config import load as configuration_of
 from medrec.dicom import Archive, Pseudonyms
 from medrec.errors import DataError, WeightsError
-from medrec.events import CASE_KINDS, ERASED
+from medrec.events import CASE_KINDS, ERASED, PRUNED
 from medrec.home import Home
 from medrec.pipeline import Planned, Prepared, Setting
 from medrec.prediction import ModelCard, Prediction
@@ -103,7 +103,10 @@ def _recorded(key: str, store: Store) -> tuple[CaseRow, AuditRecord]:
         raise DataError(f"case {row.case} failed for a reason of ours; the next night tries it again")
     if row.model is None:
         raise DataError(f"case {row.case}: no model was run, {row.reason}; there is nothing to replay")
-    record = [r for _, r in store.about(f"case {row.case}") if r.kind in CASE_KINDS][-1]
+    record = [r for _, r in store.about(f"case {row.case}") if r.kind in CASE_KINDS or r.kind == PRUNED][-1]
+    if record.kind == PRUNED:
+        rule = record.facts["rule"]
+        raise DataError(f"case {row.case}: pruned on {record.at[:10]} by the rule {rule}; its report is not kept")
     return row, record
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from medrec.audit import AuditRecord
+from medrec.audit import AuditRecord, plain
 from medrec.errors import DataError
 from medrec.store import Store
 
@@ -17,8 +17,8 @@ def tell(key: str, store: Store) -> Iterator[str]:
     if not records:
         raise DataError(f"the ledger knows no case {key}")
     for number, record in records:
-        yield f"{record.at}  {sentence(record, key)}  [record {number}, {record.digest[:SHORT]}…]"
-        yield from (f"    {line}" for line in details(record))
+        yield f"{record.at}  {plain(sentence(record, key))}  [record {number}, {record.digest[:SHORT]}…]"
+        yield from (f"    {plain(line)}" for line in details(record))
 
 
 def sentence(record: AuditRecord, key: str) -> str:
@@ -66,6 +66,11 @@ SENTENCES: Mapping[str, Callable[[Facts], str]] = {
     "patient erased": lambda f: f"erased by {f['by']}, because the patient asked for it",
     "files pruned": lambda f: f"{len(f['files'])} files taken away by the rule {f['rule']}",
     "identity looked up": lambda f: f"identity looked up by {f['by']} with {f['how']}",
+    "lesions matched": lambda f: (
+        f"lesion {f['lesion']} of case {f['case'][:SHORT]} is lesion {f['same_lesion']} of case "
+        f"{f['same_case'][:SHORT]}, says {f['by']}: {f['why']}"
+    ),
+    "match lifted": lambda f: f"lesion {f['lesion']} is no longer another's, says {f['by']}: {f['why']}",
     "hold placed": lambda f: f"put on hold by {f['by']}: {f['why']}",
     "hold lifted": lambda f: f"hold lifted by {f['by']}: {f['why']}",
 }

@@ -1,29 +1,53 @@
 """The searchable copy in MLflow: the one room that knows MLflow.
 
 Filled from the store's outbox, at least once and made idempotent: a case's tag is looked for before a run is created
-unless nobody can have created one, and what a killed night left is taken up again. `check` holds MLflow against what
-was delivered. Invariants: nothing here decides anything; MLflow away never stops a night; nothing but what a report
-holds gets in, and no text of it is markup there.
+unless nobody can have created one, and what a killed night left is taken up again. `runs`, `artifacts` and `models` say
+what MLflow shows, for `mirror` to hold against what was delivered. Invariants: nothing here decides anything; MLflow
+away never stops a night; who only looks changes nothing; nothing but what a report holds gets in, and no text of it is
+markup there.
 """
 
 import hashlib
 import json
+import logging
 import os
-import re
 import secrets
 import shutil
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medrec.audit import Problem
 from medrec.config import CardFiles
 from medrec.errors import WorldError
 from medrec.home import Home
 from medrec.report import DISCLAIMER
+from medrec.shown import (
+    ARTIFACTS,
+    BATCH,
+    CARD,
+    CASE,
+    CHAMPION,
+    HEAD,
+    MODEL,
+    NOTE,
+    PARENT,
+    RECORDS,
+    REPORT,
+    SUPERSEDED_BY,
+    VERSION,
+    WORKER,
+    Registered,
+    ShownRun,
+    metrics_of,
+    night_name,
+    params_of,
+    run_name,
+    tags_of,
+)
 from medrec.store import CaseRow
 
 ENVIRONMENT = {
@@ -39,37 +63,21 @@ os.environ.update(ENVIRONMENT)  # before the first import: MLflow reads them whi
 from mlflow.entities import Metric, Param, Run, RunTag, ViewType  # noqa: E402
 from mlflow.tracking import MlflowClient  # noqa: E402
 
-BATCH, CASE, REPORT = "medrec.batch", "medrec.case", "medrec.report_sha256"
-NOTE = "mlflow.note.content"
+# Its own words about a database in trouble are tracebacks with SQL and values; ours are a WorldError.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+
 # Opens the experiment in MLflow's classic view, with runs and artifacts, instead of the one for language models.
 KIND = {"mlflow.experimentKind": "custom_model_development"}
-PARENT = "mlflow.parentRunId"
-WORKER, SUPERSEDED_BY = "medrec.worker", "medrec.superseded_by"
-HEAD, RECORDS = "medrec.ledger_head", "medrec.ledger_records"
-ARTIFACTS = ("report.html", "report.json")
 PAGE = 1000
-MARKUP = re.compile(r"([\\\\`*_{}\[\]<>|#~!&])")
-# Unicode's direction marks, embeddings, overrides and isolates (UAX 9).
-TURNING = "\u061c\u200e\u200f" + "".join(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """Where MLflow keeps a case or a batch; `tags` are those that were set."""
+    """Where MLflow keeps a case or a batch; `tags` are those that were set, `name` what it is called there."""
 
     run_id: str
     tags: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Delivered:
-    """A case as MLflow must show it: its row, its report's facts, the digests of its artifacts by name."""
-
-    row: CaseRow
-    run_id: str
-    facts: Mapping[str, Any]
-    files: Mapping[str, str]
-    superseded_by: str | None
+    name: str
 
 
 class Tracker:
@@ -106,16 +114,6 @@ class Tracker:
         """Whether MLflow is a server, and not the home's own database."""
         return bool(os.environ.get("MLFLOW_TRACKING_URI"))
 
-    def anchors(self) -> dict[str, tuple[int, str]]:
-        """The ledger's length and head that each night left here, by batch."""
-        with _MlflowAway():
-            found = {}
-            for run in self._pages(f"tags.`{HEAD}` != ''"):
-                tags = run.data.tags
-                if str(tags.get(RECORDS, "")).isdecimal():  # release 0.1.0 left the head alone
-                    found[str(tags.get(BATCH))] = int(tags[RECORDS]), str(tags[HEAD])
-            return found
-
     def start_batch(self, batch: str, started_ms: int) -> None:
         """Make sure that the batch has its run, and close what killed nights of this home left open.
 
@@ -143,13 +141,16 @@ class Tracker:
             before = self._client.get_run(run_id).data.tags
             if HEAD in before and str(before.get(RECORDS, "")).isdecimal():
                 anchor = int(before[RECORDS]), before[HEAD]  # an anchor stays: what it holds fast is older
-            metrics = [Metric(name, float(value), 0, 0) for name, value in counts.items()]
+            # Of two values of one moment MLflow shows the larger: counts become less when a patient is erased.
+            now_ms = int(time.time() * 1000)
+            metrics = [Metric(name, float(value), now_ms, 0) for name, value in counts.items()]
             tags = {NOTE: description, HEAD: anchor[1], RECORDS: str(anchor[0]), BATCH: batch}
             self._client.log_batch(run_id, metrics, (), [RunTag(k, v) for k, v in tags.items()])
             self._client.log_text(run_id, summary, "batch.json")
-            self._client.update_run(run_id, name=f"night {_moment(batch)}: {outcome}")
+            name = night_name(batch, outcome)
+            self._client.update_run(run_id, name=name)
             self._client.set_terminated(run_id)
-            return Delivery(run_id, tags)
+            return Delivery(run_id, tags, name)
 
     def deliver(
         self, row: CaseRow, now_ms: int, *, fresh: bool = False, replaced: tuple[CaseRow, ...] = ()
@@ -167,16 +168,16 @@ class Tracker:
             run = None if fresh else self._adopted(row, digest)
             run = run or self._create(row, digest, now_ms)
             run_id = run.info.run_id
-            tags = self._tags(row, facts, digest)
+            tags = {**tags_of(row, facts, digest), PARENT: self._parent(row.batch, None)}
             if run.info.status != "FINISHED":
-                self._fill(run_id, row, folder, facts, now_ms, tags)
+                self._fill(run, row, folder, facts, now_ms, tags)
             elif changed := [RunTag(k, v) for k, v in tags.items() if run.data.tags.get(k) != v]:
                 self._client.log_batch(run_id, (), (), changed)
-            if run.info.run_name != _run_name(row):
-                self._client.update_run(run_id, name=_run_name(row))
+            if run.info.run_name != run_name(row):
+                self._client.update_run(run_id, name=run_name(row))
             for old in replaced:
                 self._mark_superseded(old, row.case)
-            return Delivery(run_id, tags)
+            return Delivery(run_id, tags, run_name(row))
 
     def _adopted(self, row: CaseRow, report_sha256: str) -> Run | None:
         """The run that shows this report of the case; any other of the case is deleted."""
@@ -194,18 +195,15 @@ class Tracker:
         for run_id in runs:
             self._client.set_tag(run_id, SUPERSEDED_BY, by)
 
-    def register(self, model: CardFiles) -> str:
+    def register(self, model: CardFiles) -> Registered:
         """The registered version of a card with its weights; made, and given the alias champion, when new.
 
         Card and weights are kept as they are (no pickle, no tracing), below the home.
         """
-        card = model.card
-        if card.digest in self._versions:
-            return self._versions[card.digest]
-        name = f"medrec-{card.name}"
+        card, name = model.card, f"{MODEL}{model.card.name}"
         with _MlflowAway():
             known = self._client.search_model_versions(f"name = '{name}'")
-            version = next((v for v in known if v.tags.get("medrec.card_sha256") == card.digest), None)
+            version = next((v for v in known if v.tags.get(CARD) == card.digest), None)
             if version is None:
                 if not self._client.search_registered_models(f"name = '{name}'"):
                     self._client.create_registered_model(name, {"medrec.card": card.name}, card.title)
@@ -214,15 +212,15 @@ class Tracker:
                     str(self._store_model(model)),
                     tags={
                         "medrec.version": card.version,
-                        "medrec.card_sha256": card.digest,
+                        CARD: card.digest,
                         "medrec.weights_sha256": card.weights_digest,
                         "medrec.licence": card.licence,
                     },
                     description=f"{card.title}, {card.version}. {card.intended_use} {DISCLAIMER}",
                 )
-                self._client.set_registered_model_alias(name, "champion", version.version)
+                self._client.set_registered_model_alias(name, CHAMPION, version.version)
             self._versions[card.digest] = str(version.version)
-        return self._versions[card.digest]
+            return _registered(version, self._client.get_registered_model(name).aliases)
 
     def _store_model(self, model: CardFiles) -> Path:
         folder = self._home.mlflow_artifacts / "models" / model.card.name / model.card.digest
@@ -256,7 +254,7 @@ class Tracker:
                     self._experiment,
                     started_ms,
                     {BATCH: batch, WORKER: self._home.worker},
-                    f"night {_moment(batch)}",
+                    night_name(batch),
                 )
             )
             self._parents[batch] = run.info.run_id
@@ -264,14 +262,11 @@ class Tracker:
 
     def _create(self, row: CaseRow, report_sha256: str, now_ms: int) -> Run:
         tags = {CASE: row.case, REPORT: report_sha256, BATCH: row.batch, PARENT: self._parent(row.batch, None)}
-        return self._client.create_run(self._experiment, now_ms - row.seconds_ms, tags, _run_name(row))
-
-    def _tags(self, row: CaseRow, facts: Mapping[str, Any], digest: str) -> dict[str, str]:
-        return {**tags_of(row, facts, digest), PARENT: self._parent(row.batch, None)}
+        return self._client.create_run(self._experiment, now_ms - row.seconds_ms, tags, run_name(row))
 
     def _fill(
         self,
-        run_id: str,
+        run: Run,
         row: CaseRow,
         folder: Path,
         facts: Mapping[str, Any],
@@ -279,79 +274,65 @@ class Tracker:
         tags: Mapping[str, str],
     ) -> None:
         more = {
-            "medrec.registered_version": self._versions.get(facts["card_sha256"], ""),
+            VERSION: self._versions.get(facts["card_sha256"], ""),
             "review.status": "pending",
         }
         self._client.log_batch(
-            run_id,
-            [Metric(k, v, now_ms, 0) for k, v in _metrics(facts, row).items()],
-            [Param(k, v) for k, v in _params(facts).items()],
+            run.info.run_id,
+            [Metric(k, v, now_ms, 0) for k, v in metrics_of(facts, row).items()],
+            [Param(k, v) for k, v in params_of(facts).items()],
             [RunTag(k, v) for k, v in {**tags, **more}.items()],
         )
+        place = run.info.artifact_uri.removeprefix("file://")
         for name in ARTIFACTS:
-            self._client.log_artifact(run_id, str(folder / name))
-        self._client.set_terminated(run_id, end_time=now_ms)
+            if self._local is not None and place.startswith("/"):  # MLflow would read the run anew for each
+                Path(place).mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(folder / name, Path(place, name))
+            else:
+                self._client.log_artifact(run.info.run_id, str(folder / name))
+        self._client.set_terminated(run.info.run_id, end_time=now_ms)
 
-    def check(
-        self, cases: Mapping[str, Delivered], batches: Mapping[str, tuple[str, Mapping[str, str]]]
-    ) -> Iterator[Problem]:
-        """What MLflow shows otherwise than it was delivered: tags, parameters, metrics, artifacts, runs that are gone.
-
-        `cases` are the delivered cases by key; `batches` the run of each delivered batch, with the SHA-256 of each tag
-        that was set. Read in one sweep.
-        """
+    def runs(self) -> tuple[ShownRun, ...]:
+        """Every run that is not deleted, in one sweep."""
         with _MlflowAway():
-            runs = {run.info.run_id: run for run in self._pages("")}
-            known = {d.run_id for d in cases.values()}
-            for key, case in sorted(cases.items()):
-                where = f"MLflow run of case {key[:12]}…"
-                run = runs.get(case.run_id)
-                if run is None:
-                    yield Problem(where, f"the run {case.run_id} was deleted")
-                else:
-                    yield from (Problem(where, what) for what in self._differences(case, run))
-            for batch, (run_id, digests) in sorted(batches.items()):
-                run = runs.get(run_id)
-                if run is None:
-                    yield Problem(f"MLflow run of night {batch}", f"the run {run_id} was deleted")
-                    continue
-                for name, digest in sorted(digests.items()):
-                    if hashlib.sha256(run.data.tags.get(name, "").encode()).hexdigest() != digest:
-                        yield Problem(f"MLflow run of night {batch}", f"its tag {name} was changed")
-            for run_id, run in sorted(runs.items()):
-                if CASE in run.data.tags and run_id not in known and run.info.status == "FINISHED":
-                    yield Problem(f"MLflow run {run_id}", "it shows a case, but medrec did not deliver it")
+            return tuple(
+                ShownRun(
+                    *(run.info.run_id, run.info.run_name or "", run.info.status, run.info.artifact_uri),
+                    *(dict(run.data.tags), dict(run.data.params), dict(run.data.metrics)),
+                )
+                for run in self._pages("")
+            )
 
-    def _differences(self, case: Delivered, run: Run) -> Iterator[str]:
-        tags = self._tags(case.row, case.facts, case.files["report.json"])
-        if case.superseded_by is not None:
-            tags[SUPERSEDED_BY] = case.superseded_by
-        elif SUPERSEDED_BY in run.data.tags:
-            yield f"its tag {SUPERSEDED_BY} says what no record does"
-        yield from (f"its tag {k} was changed" for k, v in sorted(tags.items()) if run.data.tags.get(k) != v)
-        if run.info.run_name != _run_name(case.row):
-            yield "its name was changed"
-        yield from (
-            f"its parameter {k} was changed" for k, v in _params(case.facts).items() if run.data.params.get(k) != v
-        )
-        for name, value in _metrics(case.facts, case.row).items():
-            if run.data.metrics.get(name) != value:
-                yield f"its metric {name} was changed"
-        for name in ARTIFACTS:
-            if (found := self._artifact_digest(run, name)) != case.files[name]:
-                yield f"its artifact {name} {'is gone' if found is None else 'was changed'}"
-
-    def _artifact_digest(self, run: Run, name: str) -> str | None:
-        folder = run.info.artifact_uri.removeprefix("file://")
+    def artifacts(self, run: ShownRun) -> dict[str, str]:
+        """SHA-256 of every artifact of a run by its path; "" for one that cannot be read."""
+        folder = run.place.removeprefix("file://")
         if folder.startswith("/"):
-            path = Path(folder, name)
-            return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+            return _digests(Path(folder))
+        with _MlflowAway():
+            return {path: self._fetched(run.run_id, path) for path in self._listed(run.run_id, None)}
+
+    def _listed(self, run_id: str, folder: str | None) -> Iterator[str]:
+        for found in self._client.list_artifacts(run_id, folder):
+            if found.is_dir:
+                yield from self._listed(run_id, found.path)
+            else:
+                yield found.path
+
+    def _fetched(self, run_id: str, path: str) -> str:
         from tempfile import TemporaryDirectory
 
         with TemporaryDirectory() as place, suppress(Exception):  # a server's own words for "not there"
-            fetched = Path(self._client.download_artifacts(run.info.run_id, name, place))
-            return hashlib.sha256(fetched.read_bytes()).hexdigest()
-        return None
+            return hashlib.sha256(Path(self._client.download_artifacts(run_id, path, place)).read_bytes()).hexdigest()
+        return ""
+
+    def models(self) -> tuple[Registered, ...]:
+        """Every version of every registered model of ours, as MLflow shows it now."""
+        with _MlflowAway():
+            return tuple(
+                _registered(version, model.aliases)
+                for model in self._client.search_registered_models(f"name LIKE '{MODEL}%'", PAGE)
+                for version in self._client.search_model_versions(f"name = '{model.name}'")
+            )
 
     def forget(self, cases: tuple[str, ...]) -> int:
         """Take every run of these cases out of MLflow, those deleted before included, with artifacts and tags.
@@ -378,6 +359,31 @@ class Tracker:
         return 0
 
 
+def _registered(version: Any, aliases: Mapping[str, str]) -> Registered:
+    place = str(version.source).removeprefix("file://")
+    told = dict(version.tags) | {NOTE: version.description or ""}
+    return Registered(
+        card=told.get(CARD, ""),
+        name=version.name,
+        version=str(version.version),
+        files=_digests(Path(place)) if place.startswith("/") else {},
+        tags={key: hashlib.sha256(value.encode()).hexdigest() for key, value in told.items()},
+        aliases=tuple(sorted(alias for alias, of in aliases.items() if str(of) == str(version.version))),
+    )
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of everything below a folder by its path there; "" for what is no readable file."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() or not path.is_dir():
+            try:
+                found[path.relative_to(folder).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+            except OSError:
+                found[path.relative_to(folder).as_posix()] = ""
+    return found
+
+
 def _local_store(uri: str) -> Any:
     """MLflow's own store where its database can be reached without a server."""
     if not uri.startswith(("sqlite:", "postgresql")):
@@ -385,79 +391,6 @@ def _local_store(uri: str) -> Any:
     from mlflow.tracking._tracking_service.utils import _get_store
 
     return _get_store(uri)
-
-
-def inert(text: str) -> str:
-    """Text as MLflow's Markdown shows it letter by letter: no markup, no control characters, no turned direction."""
-    plain = "".join(c if c.isprintable() and c not in TURNING else " " for c in text)
-    return MARKUP.sub(r"\\\1", plain)
-
-
-def tags_of(row: CaseRow, facts: Mapping[str, Any], report_sha256: str) -> dict[str, str]:
-    """The tags of a case that are told by its row and report alone, and that nobody else may change."""
-    return {
-        CASE: row.case,
-        REPORT: report_sha256,
-        BATCH: row.batch,
-        "medrec.study": row.study,
-        "medrec.patient": row.patient,
-        "medrec.status": row.status.value,
-        "medrec.verdict": row.verdict.value if row.verdict else row.status.value,
-        NOTE: description(facts),
-    }
-
-
-def _params(facts: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        "model": facts["model_name"] or "none",
-        "model_version": facts["model_version"] or "none",
-        "card_sha256": facts["card_sha256"] or "none",
-        "config_sha256": facts["config_sha256"],
-        "code_version": facts["code_version"],
-        **{f"weights_sha256.{name}": digest for name, digest in facts["weights_sha256"].items()},
-    }
-
-
-def description(facts: Mapping[str, Any]) -> str:
-    """The Markdown that MLflow shows with a case: the verdict first."""
-    headline = facts["verdict"] or facts["status"]
-    lines = [f"## {headline.upper()}", "", inert(facts["verdict_text"] or facts["reason"] or "")]
-    lines += [f"- {inert(flag)}" for flag in facts["flags"]]
-    if facts["findings"]:
-        unit = " (nominal)" if facts["geometry_nominal"] else ""
-        lines += [
-            "",
-            f"| lesion | volume ml{unit} | longest axial x perpendicular mm{unit} | side |",
-            "|---|---|---|---|",
-        ]
-        for f in facts["findings"]:
-            size = f"{f['longest_axial_mm']:.1f} x {f['perpendicular_mm']:.1f}"
-            lines.append(f"| {f['number']} | {f['volume_mm3'] / 1000:.1f} | {size} | {f['side']} |")
-    lines += ["", "Open **report.html** under Artifacts.", "", f"*{DISCLAIMER}*"]
-    return "\n".join(lines)
-
-
-def _metrics(facts: Mapping[str, Any], row: CaseRow) -> dict[str, float]:
-    metrics = {"seconds": row.seconds_ms / 1000}
-    if facts["status"] != "analysed":
-        return metrics
-    found = facts["findings"]
-    metrics |= {"lesions": float(len(found)), "volume_ml": sum(f["volume_mm3"] for f in found) / 1000}
-    if found:
-        metrics["longest_axial_mm"] = max(f["longest_axial_mm"] for f in found)
-        metrics["largest_ml"] = found[0]["volume_mm3"] / 1000
-    if facts["slice_probability"]:
-        metrics["slice_probability_max"] = max(facts["slice_probability"])
-    return metrics
-
-
-def _moment(batch: str) -> str:
-    """A batch's id begins with the moment of its start, UTC: 20261122T010203Z-ab12 to 2026-11-22 01:02."""
-    return f"{batch[:4]}-{batch[4:6]}-{batch[6:8]} {batch[9:11]}:{batch[11:13]}"
-
-
-def _run_name(row: CaseRow) -> str:
-    return f"{row.study[:8]} {row.verdict or row.status}"
 
 
 def _create_database(path: Path) -> None:

@@ -6,21 +6,44 @@ first is the first that does not match.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ParamSpec, cast
 
+from medrec import dispatch, mirror
 from medrec.audit import AuditRecord, Problem
 from medrec.dicom.renaming import Renamed
-from medrec.errors import ConfigError
+from medrec.errors import ConfigError, WorldError
 from medrec.events import CASE_KINDS, ERASED, KINDS, PRUNED, missing
 from medrec.home import Home
+from medrec.mirror import Delivered, Expected
+from medrec.privacy import check_key
+from medrec.shown import ARTIFACTS, CHAMPION
 from medrec.store import CaseRow, Store
-from medrec.tracking import ARTIFACTS, Delivered, Tracker
+from medrec.tracking import Tracker
+
+DRAFT = ".draft-"
+P = ParamSpec("P")
 
 
+def _shaped(check: Callable[P, Iterator[Problem]]) -> Callable[P, Iterator[Problem]]:
+    """A check that goes to its end, or says that a record is none of medrec's: a forger may write any shape."""
+
+    @wraps(check)
+    def checked(*arguments: P.args, **named: P.kwargs) -> Iterator[Problem]:
+        try:
+            yield from check(*arguments, **named)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            what = f"a record does not say what medrec writes ({type(error).__name__}); not all was checked"
+            yield Problem("ledger", what)
+
+    return checked
+
+
+@_shaped
 def verify(home: Home, store: Store, since: int = 0) -> Iterator[Problem]:
     """What does not match in ledger, files, rows and folders; of cases only those recorded after number `since`."""
     renamed = Renamed.load(home.root, home.key)
@@ -30,52 +53,99 @@ def verify(home: Home, store: Store, since: int = 0) -> Iterator[Problem]:
         return _digest(home.root / relative)
 
     yield from store.verify(digest, renamed.original, since)
-    rotated = store.latest("key rotated")
-    if rotated is not None and digest(home.renamed.name) != rotated.facts["mapping"]:
-        yield Problem(f"{home.renamed.name} in the home", "it is not the mapping that the last rotation wrote")
+    yield from store.contradictions()
+    yield from _keys(home, store, digest)
     told = _Told.of(store)
     known = {row.case for row in store.cases()}
-    for folder in sorted(home.reports.glob("[!.]*")):
+    yield from _reports(home, told, known)
+    yield from _returned(home, store, told, known)
+    yield from _summaries(home, store, told)
+    for path in sorted(home.kept.glob("[!.]*")):
+        if digest(str(path.relative_to(home.root))) != path.name.partition(".")[0]:
+            yield Problem(f"{path.name} in kept", "its name is not the digest of its bytes")
+
+
+def _keys(home: Home, store: Store, digest: Callable[[str], str | None]) -> Iterator[Problem]:
+    rotated, mapping = store.latest("key rotated"), digest(home.renamed.name)
+    with suppress(ValueError, KeyError):  # a spoilt record is named by itself
+        mapping = mapping if rotated is None else str(rotated.facts["mapping"])
+    if digest(home.renamed.name) != mapping:
+        yield Problem(f"{home.renamed.name} in the home", "it is not the mapping that the last rotation wrote")
+    try:
+        check_key(home, store)
+    except (ConfigError, WorldError) as error:
+        yield Problem("key in the home", str(error))
+
+
+def _reports(home: Home, told: "_Told", known: set[str]) -> Iterator[Problem]:
+    for folder in sorted(home.reports.glob("*")):
+        if folder.name.startswith(DRAFT):
+            continue  # left by a killed night
         if folder.name not in known:
             yield Problem(f"report of case {folder.name}", "the ledger knows nothing of it")
             continue
         for path in sorted(folder.rglob("*")):
             if str(path.relative_to(home.root)) not in told.written:
                 yield Problem(f"{path.name} of case {folder.name[:12]}…", "no record tells of this file")
-    for folder in sorted(home.outbox.glob("[!.]*")):
-        if folder.name.removesuffix("-accepted").removesuffix("-rejected") not in known:
+
+
+def _returned(home: Home, store: Store, told: "_Told", known: set[str]) -> Iterator[Problem]:
+    """What goes back to the archive: as recorded, or made from that by what a record says."""
+    for folder in sorted(home.outbox.glob("*")):
+        key, _, how = folder.name.partition("-")
+        if folder.name.startswith(DRAFT):
+            continue
+        if key not in known:
             yield Problem(f"objects of case {folder.name}", "the ledger knows nothing of it")
-        for path in sorted(folder.rglob("*")) if folder.name in known else ():
+            continue
+        for path in sorted(folder.rglob("*")) if not how else ():
             if str(path.relative_to(home.root)) not in told.written:
-                yield Problem(
-                    f"{path.name} for the archive of case {folder.name[:12]}…", "no record tells of this file"
-                )
+                yield Problem(f"{path.name} for the archive of case {key[:12]}…", "no record tells of this file")
+        if how and (why := dispatch.derived(store, home, key, how)):
+            yield Problem(f"{how} objects for the archive of case {key[:12]}…", why)
 
 
+def _summaries(home: Home, store: Store, told: "_Told") -> Iterator[Problem]:
+    """The nights' summaries; on a store of several homes each holds its own."""
+    rows = {f"{b.batch}.json": b.summary for b in store.batches()}
+    for path in sorted(home.batches.glob("[!.]*")):
+        if rows.get(path.name) is None:
+            yield Problem(f"{path.name} in batches", "no record tells of this file")
+        elif path.read_bytes() != f"{rows[path.name]}\n".encode():
+            yield Problem(f"{path.name} in batches", "its bytes changed since it was written")
+    for name, summary in sorted(rows.items()):
+        gone = summary is not None and not (home.batches / name).exists()
+        if gone and not home.shares_store and f"batches/{name}" not in told.cleared:
+            yield Problem(f"{name} in batches", "it is gone or cannot be read")
+
+
+@_shaped
 def verify_mlflow(home: Home, store: Store, experiment: str) -> Iterator[Problem]:
     """What MLflow shows otherwise than it was delivered. Raises WorldError when it cannot be reached."""
     told = _Told.of(store)
-    cases, batches = told.cases(home, store), told.batches
-    waiting = {entry.case for entry in store.pending("mlflow")}
+    waiting = frozenset(entry.case for entry in store.pending("mlflow"))
+    expected = told.expected(home, store, waiting)
     for row in store.cases():
         if row.mlflow_run_id != told.runs.get(row.case):
             yield Problem(f"case {row.case[:12]}…", "the store names another MLflow run for it than the ledger")
         elif row.mlflow_run_id is None and row.case not in waiting and row.case not in told.pruned:
             yield Problem(f"case {row.case[:12]}…", "it neither was delivered to MLflow nor waits for it")
-    if not cases and not batches:
+    if not expected.cases and not expected.nights:
         return
     if not home.mlflow_database.is_file() and not Tracker.is_elsewhere():
         yield Problem("MLflow", "its database is gone; the next night fills it again")
         return
     tracker = Tracker(home, experiment, create=False)
-    yield from tracker.check(cases, batches)
-    for batch, (records, head) in sorted(tracker.anchors().items()):
+    yield from mirror.check(expected, tracker)
+    anchors = mirror.anchors(tracker)
+    for batch, (records, head) in sorted(anchors.items()):
         now = store.digest_of(records)
         if records and now != head:
             what = "was cut off" if now is None else "is another one now"
             yield Problem(f"anchor in MLflow of night {batch}", f"record {records} {what}: the ledger was rewritten")
-    for batch, head in sorted(told.heads.items()):
-        if head not in {h for _, h in tracker.anchors().values()} and batch in batches:
+    heads = {head for _, head in anchors.values()}
+    for batch, facts in sorted(expected.nights.items()):
+        if facts["head"] not in heads:
             yield Problem(f"anchor in MLflow of night {batch}", "the head that was anchored is not there")
 
 
@@ -97,14 +167,16 @@ def number_since(store: Store, text: str) -> int:
 
 @dataclass(slots=True)
 class _Told:
-    """What the ledger says was delivered to MLflow: runs and artifacts by case; run, tags, head by night."""
+    """What the ledger says was delivered to MLflow: runs and artifacts by case; records by night; models."""
 
     runs: dict[str, str] = field(default_factory=dict)
     files: dict[str, Mapping[str, str]] = field(default_factory=dict)
-    batches: dict[str, tuple[str, Mapping[str, str]]] = field(default_factory=dict)
-    heads: dict[str, str] = field(default_factory=dict)
+    nights: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    models: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    champions: dict[str, str] = field(default_factory=dict)
     written: set[str] = field(default_factory=set)
     pruned: set[str] = field(default_factory=set)
+    cleared: set[str] = field(default_factory=set)
 
     @classmethod
     def of(cls, store: Store) -> "_Told":
@@ -120,7 +192,7 @@ class _Told:
             kind, facts = record.kind, cast(dict[str, Any], record.facts)
         except ValueError:
             return
-        if kind not in KINDS or missing(kind, facts):
+        if not record.holds or kind not in KINDS or missing(kind, facts):
             return
         if kind in CASE_KINDS:
             self.files[facts["case"]] = _artifacts(facts)
@@ -129,12 +201,33 @@ class _Told:
         elif kind == "delivery" and facts["to"] == "mlflow":
             self.runs[facts["case"]] = str(facts["what"][0])
         elif kind == "batch delivered":
-            self.batches[facts["batch"]] = str(facts["what"][0]), facts["tags"]
-            self.heads[facts["batch"]] = str(facts["head"])
+            self.nights[facts["batch"]] = facts
+        elif kind == "models registered":
+            if facts["fresh"]:
+                self.models.clear()
+                self.champions.clear()
+            for model in facts["models"]:
+                self.models[model["card"]] = model
+                if CHAMPION in model["aliases"]:
+                    self._promote(model["card"])
+        elif kind in ("model promoted", "model rolled back"):
+            self._promote(facts["card"])
         elif kind in (ERASED, PRUNED):
             self.pruned |= set(facts["cases"])
+            self.cleared |= set(facts.get("files", ()))
             for gone in facts["cases"]:
                 self.runs.pop(gone, None)
+
+    def _promote(self, card: str) -> None:
+        if card in self.models:
+            self.champions[self.models[card]["name"]] = self.models[card]["version"]
+
+    def expected(self, home: Home, store: Store, waiting: frozenset[str]) -> Expected:
+        """What MLflow must show."""
+        open_nights = {b.batch: b.summary is not None for b in store.batches() if b.mlflow_run_id is None}
+        models = {(m["name"], m["version"]): m for m in self.models.values()}
+        runs = frozenset(self.runs.values())
+        return Expected(self.cases(home, store), runs, self.nights, open_nights, waiting, models, self.champions)
 
     def cases(self, home: Home, store: Store) -> dict[str, Delivered]:
         """The delivered cases as MLflow must show them; those whose report is gone or spoilt are named elsewhere."""

@@ -1,9 +1,13 @@
 """What tests share: phantom studies, a home, and a night without Prefect."""
 
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as cores: threads of one would only hold up the others
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from orthanc import Orthanc
@@ -70,7 +74,8 @@ def copy_home(source: Path, target: Path) -> Home:
 def moved_artifacts(database: Path, before: str, now: str) -> None:
     """MLflow's database names artifacts by path: let it follow."""
     with sqlite3.connect(database) as connection:
-        for table, column in (("runs", "artifact_uri"), ("experiments", "artifact_location")):
+        places = (("runs", "artifact_uri"), ("experiments", "artifact_location"), ("model_versions", "source"))
+        for table, column in places:
             connection.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (before, now))
 
 

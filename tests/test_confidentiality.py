@@ -1,6 +1,7 @@
 """De-identified copies hold nothing of a person; text in pixels is covered, or the picture withheld."""
 
 import csv
+import io
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +13,7 @@ from conftest import RunNight
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from test_night import small_study
@@ -132,17 +134,23 @@ def test_the_record_has_a_line_for_each_copy_and_names_no_original(tmp_path: Pat
         deidentify(tmp_path / "in", tmp_path / "out", KEY, Options())
 
 
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return next(iter(laden(tmp_path_factory.mktemp("sample") / "in"))).read_bytes()
+
+
 @settings(deadline=None, max_examples=20)
 @given(hostile=st.text(st.characters(exclude_categories=["Cs"]), min_size=4, max_size=40))
-def test_whatever_a_text_holds_it_is_gone(tmp_path_factory: pytest.TempPathFactory, hostile: str) -> None:
+def test_whatever_a_text_holds_it_is_gone(
+    tmp_path_factory: pytest.TempPathFactory, sample: bytes, hostile: str
+) -> None:
     folder = tmp_path_factory.mktemp("hostile")
-    ds = pydicom.dcmread(next(iter(laden(folder / "in"))))
+    ds = pydicom.dcmread(io.BytesIO(sample))
     word = "S3CR3T" + hostile
     ds.SpecificCharacterSet = "ISO_IR 192"
     for name in ("PatientName", "OtherPatientIDs", "StudyDescription", "PatientComments", "OperatorsName"):
         setattr(ds, name, word)
-    for path in (folder / "in").iterdir():
-        path.unlink()
+    (folder / "in").mkdir()
     ds.save_as(folder / "in" / "one")
     run(folder / "in", folder / "out")
     assert b"S3CR3T" not in b"".join(p.read_bytes() for p in (folder / "out").iterdir())
@@ -231,3 +239,37 @@ def test_a_key_of_its_own_makes_copies_that_another_key_does_not(tmp_path: Path)
     deidentify(tmp_path / "in", tmp_path / "two", Pseudonyms(b"x" * 32).key, Options())
     two = [pydicom.dcmread(p) for p in (tmp_path / "two").glob("*.dcm")]
     assert not {ds.SOPInstanceUID for ds in one} & {ds.SOPInstanceUID for ds in two}
+
+
+def element(tag: int, vr: str, value: object) -> DataElement:
+    return DataElement(tag, vr, value)
+
+
+HIDDEN = {
+    "in an overlay's label": element(0x60001500, "LO", "S3CR3T"),
+    "in an overlay": element(0x60003000, "OW", b"S3CR3T"),
+    "in a curve": element(0x50003000, "OW", b"S3CR3T"),
+    "in a profile of colours": element(0x00282000, "OB", b"S3CR3T"),
+    "in a number": element(0x00180050, "LO", "S3CR3T"),
+    "in a link": element(0x00081190, "UR", "http://S3CR3T"),
+    "in what looks like a UID of DICOM": element(0x00200052, "UI", "1.2.840.10008.S3CR3T"),
+    "behind the end": element(0xFFFCFFFC, "OB", b"S3CR3T"),
+    "behind the pixels": element(0x7FE00010, "OW", b"S3CR3T"),
+    "of the patient in what the table keeps": element(0x00080070, "LO", "made for s3cr3t"),
+    "of the patient in a meaning": element(0x00181000, "LO", "S3CR3T-1"),
+}
+
+
+@pytest.mark.parametrize("where", HIDDEN)
+def test_a_word_that_hides_is_gone(tmp_path: Path, where: str) -> None:
+    path = next(iter(laden(tmp_path / "in")))
+    ds, hidden = pydicom.dcmread(path), HIDDEN[where]
+    ds.PatientName = "S3CR3T^ERIKA" if "of the patient" in where else "ERIKA"
+    if hidden.keyword == "PixelData":
+        hidden = element(0x7FE00010, "OW", ds.PixelData + hidden.value)
+    ds[hidden.tag] = hidden
+    ds.save_as(path)
+    assert b"S3CR3T" in path.read_bytes().replace(b"s3cr3t", b"S3CR3T")
+    assert len(run(path, tmp_path / "out")) == 1
+    for copy in (tmp_path / "out").iterdir():
+        assert b"s3cr3t" not in copy.read_bytes().lower()

@@ -91,6 +91,35 @@ def test_a_run_that_was_made_before_a_kill_is_adopted_and_doubles_are_removed(
     assert client.get_run(double.info.run_id).info.lifecycle_stage == "deleted"
 
 
+def test_what_a_killed_night_held_is_delivered_by_the_very_next(run_night: RunNight, tmp_path: Path) -> None:
+    small_study(tmp_path / "in")
+    (case,) = run_night(tmp_path / "in").cases
+    home = Home(tmp_path / "home")
+    client = MlflowClient(f"sqlite:///{home.mlflow_database}")
+    client.delete_run(str(case.mlflow_run_id))
+    with Store.open(home.store_url) as store:
+        store.requeue("mlflow", AT)
+        assert store.lease("mlflow", home.worker, AT, "2999-01-01T00:00:00Z") is not None  # and it was killed
+    run_night(tmp_path / "in")
+    with Store.open(home.store_url) as store:
+        assert store.pending("mlflow") == ()
+        row = store.case(case.case)
+    assert row is not None
+    assert row.mlflow_run_id != case.mlflow_run_id
+    assert client.get_run(str(row.mlflow_run_id)).info.status == "FINISHED"
+
+
+def test_letting_go_takes_nothing_from_another_worker(store: Store) -> None:
+    store.finish(a_case("one"), {}, AT)
+    assert store.lease("mlflow", "you", AT, SOON) is not None
+    store.free_leases("mlflow", "me")
+    assert store.lease("mlflow", "me", AT, SOON) is None
+    store.free_leases("mlflow", "you")
+    entry = store.lease("mlflow", "me", AT, SOON)
+    assert entry is not None
+    assert not entry.fresh
+
+
 def test_a_running_night_of_another_home_is_left_alone(tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
     home.create()

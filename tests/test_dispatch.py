@@ -3,6 +3,8 @@
 import contextlib
 import hashlib
 import io
+import json
+import shutil
 import socket
 import subprocess
 import threading
@@ -13,18 +15,21 @@ from pathlib import Path
 import pydicom
 import pytest
 from orthanc import Orthanc, debian, free_port
+from pydicom.dataset import Dataset
 from pydicom.uid import SegmentationStorage
 from pynetdicom import AE, evt
 from returned import Made, changed, made
 
-from medrec import dispatch, objects, privacy
+from medrec import dispatch, objects, privacy, story
 from medrec.config import Configuration
+from medrec.errors import DataError
 from medrec.home import Home
+from medrec.objects.outbox import written
 from medrec.peers import Destination, DimsePeer, Peer, WebPeer
 from medrec.phantom import grid
 from medrec.prediction import Returned
 from medrec.report import Status, Verdict
-from medrec.store import CaseRow, State, Store
+from medrec.store import CaseRow, Lesion, State, Store
 
 CASE = "c" * 24
 AT = "2026-01-02T03:04:05Z"
@@ -54,15 +59,16 @@ def one(tmp_path: Path, configuration: Configuration, home: Home, store: Store) 
     return one
 
 
-def finish(store: Store, home: Home, one: Made, key: str = CASE) -> None:
-    before = home.outbox / CASE if key != CASE else None
-    objects.place(objects.make(changed(one.case, case=key), one.source, before), home.outbox / key)
+def finish(store: Store, home: Home, one: Made, key: str = CASE, study: str = "study") -> None:
+    before = home.outbox / CASE if key != CASE and study == "study" else None
+    found = objects.make(changed(one.case, case=key), one.source, before)
+    objects.place(found, home.outbox / key)
     row = CaseRow(
-        case=key, study="study", patient="patient", batch="night", model="phantom", version="1.0.0", inputs_sha256="0",
+        case=key, study=study, patient="patient", batch="night", model="phantom", version="1.0.0", inputs_sha256="0",
         status=Status.ANALYSED, reason="", verdict=Verdict.FINDING, report=None, supersedes=None, superseded_by=None,
         finished_at=AT, seconds_ms=1, mlflow_run_id=None,
     )  # fmt: skip
-    store.finish(row, {}, AT)
+    store.finish(row, {"files": {f"outbox/{key}/{one.name}": one.sha256 for one in found}}, AT)
 
 
 def send(
@@ -133,7 +139,9 @@ def test_an_unreviewed_case_waits_and_an_accepted_one_goes_in_other_words(
     assert sr.SOPInstanceUID != unreviewed.SOPInstanceUID
     uids = [[e.value for e in ds.iterall() if e.keyword == "UID"] for ds in (sr, unreviewed)]
     assert uids[0] == uids[1], "the lesions are the same"
-    for kind in ("SR", "SEG"):
+    (pdf,) = (pydicom.dcmread(io.BytesIO(b)) for b in pacs.instances("DOC").values())
+    assert (pdf.DocumentTitle, pdf.VerificationFlag) == ("AI report, accepted", "VERIFIED")
+    for kind in ("SR", "SEG", "DOC"):
         (content,) = pacs.instances(kind).values()
         (tmp_path / kind).write_bytes(content)
         told = subprocess.run([debian("dciodvfy"), "-new", tmp_path / kind], capture_output=True, text=True)
@@ -299,6 +307,44 @@ def test_a_changed_object_is_not_sent(one: Made, store: Store, home: Home, pacs:
     assert pacs.instances("SEG") == {}
 
 
+def sealed_again(path: Path) -> None:
+    """Somebody who knows how UIDs follow from bytes."""
+    ds = pydicom.dcmread(path)
+    ds.SeriesDescription = "forged"
+    path.write_bytes(written(path.name, ds).content)
+
+
+def test_an_object_that_was_forged_whole_is_not_sent(
+    one: Made, store: Store, home: Home, pacs: Orthanc, tmp_path: Path
+) -> None:
+    pacs.put(*source_files(tmp_path))
+    sealed_again(home.outbox / CASE / "sr.dcm")
+    done = send(store, home, dimse(pacs))
+    assert done.counts == {"failed": 1}
+    assert done.rows[0].why == "sr.dcm: not what the ledger tells of"
+    assert pacs.instances("SEG") == {}
+
+
+def test_accepted_objects_and_rejections_are_made_again_and_compared_before_they_leave(
+    one: Made, store: Store, home: Home, pacs: Orthanc, tmp_path: Path
+) -> None:
+    pacs.put(*source_files(tmp_path))
+    folder = home.outbox / f"{CASE}-accepted"
+    shutil.copytree(home.outbox / CASE, folder)
+    assert dispatch.derived(store, home, CASE, "accepted") == "no record tells of it"
+    store.accept(CASE, "Dr Reader", AT)
+    done = send(store, home, dimse(pacs), "after_review")
+    assert done.counts == {"failed": 1}
+    assert "not what the ledger tells of" in done.rows[0].why
+    shutil.rmtree(folder)
+    assert send(store, home, dimse(pacs), "after_review", retry=True).counts == {"confirmed": 1}
+    dispatch.recall(store, home, "phantom", "2026-01-01", "quality", lambda: AT)
+    assert dispatch.derived(store, home, CASE, "rejected") == ""
+    (path,) = (home.outbox / f"{CASE}-rejected").iterdir()
+    sealed_again(path)
+    assert dispatch.derived(store, home, CASE, "rejected") == f"{path.name}: not what the ledger tells of"
+
+
 def test_a_later_case_withdraws_what_has_not_left_and_corrects_what_has(
     one: Made, store: Store, home: Home, pacs: Orthanc, tmp_path: Path
 ) -> None:
@@ -336,7 +382,7 @@ def test_a_recall_rejects_what_has_left_and_stops_what_has_not(
     ko = pydicom.dcmread(tmp_path / "ko.dcm")
     assert ko.ConceptNameCodeSequence[0].CodeValue == code
     rejected = {e.value for e in ko.iterall() if e.keyword == "ReferencedSOPInstanceUID"}
-    assert rejected == {pydicom.dcmread(p).SOPInstanceUID for p in (home.outbox / CASE).iterdir()}
+    assert rejected == {pydicom.dcmread(p).SOPInstanceUID for p in (home.outbox / CASE).glob("*.dcm")}
     told = subprocess.run([debian("dciodvfy"), "-new", tmp_path / "ko.dcm"], capture_output=True, text=True)
     assert "Error" not in told.stdout + told.stderr
     rules = (Destination(peer="elsewhere", release="unreviewed"),)
@@ -364,22 +410,34 @@ def test_the_ledger_and_the_store_hold_nothing_of_the_person(
         if path.is_file() and path.suffix != ".dcm":
             assert not [s for s in secret if s in path.read_bytes()], path
     (sent,) = (r.facts["objects"] for r in store.ledger() if r.kind == "delivery")
-    digests = {hashlib.sha256(p.read_bytes()).hexdigest() for p in (home.outbox / CASE).iterdir()}
+    digests = {hashlib.sha256(p.read_bytes()).hexdigest() for p in (home.outbox / CASE).glob("*.dcm")}
     assert set(sent.values()) == digests  # type: ignore[attr-defined]
 
 
 class peer_that:  # noqa: N801
-    """A C-STORE peer that answers as `answer` says, and finds nothing of what it took."""
+    """A C-STORE peer that answers as `answer` says, and finds `finds`, nothing of what it took."""
 
-    def __init__(self, answer: object, classes: tuple[str, ...] | None = None) -> None:
+    def __init__(
+        self, answer: object, classes: tuple[str, ...] | None = None, *, commits: bool = False, finds: object = ()
+    ) -> None:
         from medrec.network import contexts
 
         ae = AE("LIAR")
         for sop_class in classes or contexts.SENT:
             ae.add_supported_context(sop_class)
         ae.add_supported_context(contexts.ASKED[0])
+        if commits:  # it takes the question, and never answers it
+            ae.add_supported_context(contexts.StorageCommitmentPushModel)
         self._port = free_port()
-        handlers = [(evt.EVT_C_STORE, answer), (evt.EVT_C_FIND, lambda event: iter(()))]
+
+        def find(event: object) -> Iterator[tuple[int, Dataset]]:
+            for instance in finds:  # type: ignore[attr-defined]
+                found = Dataset()
+                found.SOPInstanceUID = instance
+                yield 0xFF00, found
+
+        handlers = [(evt.EVT_C_STORE, answer), (evt.EVT_C_FIND, find)]
+        handlers += [(evt.EVT_N_ACTION, lambda event: (0, None))]
         self._ae, self._handlers = ae, handlers
 
     def __enter__(self) -> DimsePeer:
@@ -433,3 +491,190 @@ def test_who_is_erased_leaves_nothing_in_the_outbox_and_no_delivery(
     assert [p for p in home.outbox.rglob("*") if p.is_file()] == []
     assert store.deliveries() == ()
     assert list(store.verify()) == []
+
+
+# What must not leave, whatever was configured before
+
+
+def test_what_was_given_up_is_judged_again_before_it_is_tried_again(
+    one: Made, store: Store, home: Home, pacs: Orthanc, tmp_path: Path
+) -> None:
+    pacs.put(*source_files(tmp_path))
+    with peer_that(lambda event: 0xC000) as peer:
+        assert send(store, home, peer, check_patient=False).counts == {"failed": 1}
+    for rule, state in (("never", State.HELD), ("after_review", State.REVIEW)):
+        send(store, home, dimse(pacs), rule, retry=True)
+        assert states(store) == [("results", state)]
+    for row in store.deliveries():
+        store.move(row, State.FAILED, AT)
+    finish(store, home, one, "d" * 24)
+    dispatch.deliver(store, home, {"pacs": dimse(pacs)}, (), lambda: AT, retry=True)
+    assert states(store) == [("results", State.WITHDRAWN)]
+    assert pacs.instances("SR") == {}
+
+
+@pytest.mark.parametrize("later", ["after_review", "never"])
+def test_what_was_sent_is_confirmed_under_the_rule_of_that_day(
+    later: str, one: Made, store: Store, home: Home, pacs: Orthanc, tmp_path: Path
+) -> None:
+    pacs.put(*source_files(tmp_path))
+    send(store, home, dimse(pacs))
+    (row,) = store.deliveries()
+    store.move(row, State.SENT, AT, "not asked yet")
+    first = pacs.instances()
+    assert send(store, home, dimse(pacs), later).counts == {"confirmed": 1}
+    assert pacs.instances() == first
+
+
+def test_a_push_that_was_killed_is_taken_back_as_if_it_had_arrived(one: Made, store: Store, home: Home) -> None:
+    def killed(event: object) -> int:
+        raise KeyboardInterrupt
+
+    from medrec.network.dimse import DimsePacs
+
+    with pytest.MonkeyPatch.context() as patch, peer_that(lambda event: 0) as peer:
+        patch.setattr(DimsePacs, "store", lambda self, files: killed(files))
+        with pytest.raises(KeyboardInterrupt):
+            send(store, home, peer, check_patient=False)
+    dispatch.recall(store, home, "phantom", "2026-01-01", "safety", lambda: AT)
+    assert states(store) == [("results", State.WITHDRAWN), ("rejection", State.QUEUED)]
+
+
+def test_a_recall_sends_nothing_where_nothing_was_ever_sent(one: Made, store: Store, home: Home, pacs: Orthanc) -> None:
+    send(store, home, dimse(pacs), "after_review")
+    send(store, home, dimse(pacs), "never")
+    send(store, home, dimse(pacs), "never")
+    (affected,) = dispatch.recall(store, home, "phantom", "2026-01-01", "safety", lambda: AT)
+    assert affected.standing == "recalled (safety), never left"
+    assert states(store) == [("results", State.WITHDRAWN)]
+
+
+def test_what_was_taken_back_is_not_sent_again_because_the_pacs_hides_it(
+    one: Made, store: Store, home: Home, pacs: Orthanc, tmp_path: Path
+) -> None:
+    pacs.put(*source_files(tmp_path))
+    send(store, home, dimse(pacs))
+    (row,) = store.deliveries()
+    store.move(row, State.SENT, AT, "not asked yet")
+    dispatch.recall(store, home, "phantom", "2026-01-01", "quality", lambda: AT)
+    for instance in pacs.get("/instances"):  # as a PACS that follows IOCM does
+        if pacs.get(f"/instances/{instance}/tags?simplify")["Modality"] in ("SR", "SEG", "DOC"):
+            pacs.delete_one("instances", instance)
+    for _ in range(2):
+        send(store, home, dimse(pacs))
+    assert pacs.instances("SR") == {}
+    assert ("rejection", State.CONFIRMED) in states(store)
+
+
+def test_a_recall_goes_on_where_the_objects_are_gone_and_says_so(
+    one: Made, store: Store, home: Home, pacs: Orthanc, tmp_path: Path
+) -> None:
+    pacs.put(*source_files(tmp_path))
+    send(store, home, dimse(pacs))
+    for path in (home.outbox / CASE).iterdir():
+        path.unlink()
+    (affected,) = dispatch.recall(store, home, "phantom", "2026-01-01", "quality", lambda: AT)
+    assert affected.standing == "recalled (quality), rejection failed"
+    assert "taken back at the PACS itself" in store.deliveries()[-1].why
+
+
+def test_a_changed_object_is_not_accepted_in_its_new_words(
+    one: Made, store: Store, home: Home, pacs: Orthanc, tmp_path: Path
+) -> None:
+    pacs.put(*source_files(tmp_path))
+    path = home.outbox / CASE / "sr.dcm"
+    ds = pydicom.dcmread(path)
+    next(e for e in ds.iterall() if e.keyword == "TextValue").value = "Nothing of note."
+    ds.save_as(path)
+    store.accept(CASE, "DOE^REVIEWER", AT)
+    done = send(store, home, dimse(pacs), "after_review")
+    assert [(r.state, r.why) for r in done.rows] == [(State.FAILED, "sr.dcm: not what the ledger tells of")]
+    assert pacs.instances("SR") == {}
+
+
+def test_a_commitment_that_never_comes_holds_up_nobody(one: Made, store: Store, home: Home, pacs: Orthanc) -> None:
+    finish_other(store, home, one)
+    with peer_that(lambda event: 0, commits=True) as peer:
+        peer = peer.model_copy(update={"timeout_s": 1})
+        done = send(store, home, peer, check_patient=False, commitment_port=pacs.ours)
+        assert done.counts == {"sent": 2}
+        assert [row.attempts for row in done.rows] == [1, 1]
+        assert send(store, home, peer, check_patient=False, commitment_port=pacs.ours).counts == {"sent": 2}
+    assert len(done.problems) == 1
+    assert "did not answer the storage commitment" in done.problems[0]
+
+
+def finish_other(store: Store, home: Home, one: Made) -> None:
+    """A case of another study, so that it supersedes nothing."""
+    store.remember_study("other", "patient", AT)
+    finish(store, home, one, "e" * 24, study="other")
+
+
+def test_a_commitment_that_is_not_offered_is_asked_for_by_query(one: Made, store: Store, home: Home) -> None:
+    taken: list[str] = []
+
+    def take(event: object) -> int:
+        taken.append(str(event.request.AffectedSOPInstanceUID))  # type: ignore[attr-defined]
+        return 0
+
+    with peer_that(take, finds=taken) as peer:
+        done = send(store, home, peer, check_patient=False, commitment_port=free_port())
+    assert done.counts == {"confirmed": 1}
+
+
+def test_a_destination_gets_only_the_kinds_that_it_takes(
+    one: Made, store: Store, home: Home, pacs: Orthanc, tmp_path: Path
+) -> None:
+    pacs.put(*source_files(tmp_path))
+    assert send(store, home, dimse(pacs), objects=("seg", "sr")).counts == {"confirmed": 1}
+    assert {kind: len(pacs.instances(kind)) for kind in ("SEG", "SR", "DOC")} == {"SEG": 1, "SR": 1, "DOC": 0}
+
+
+# Lesions that are known from before
+
+
+def report_of(home: Home, key: str, lesions: int = 1) -> None:
+    (home.reports / key).mkdir()
+    (home.reports / key / "report.json").write_text(json.dumps({"findings": [{}] * lesions}))
+
+
+@pytest.mark.parametrize("release", ["unreviewed", "after_review"])
+def test_a_lesion_inherits_its_tracking_only_by_a_match_on_the_record(
+    release: str, one: Made, store: Store, home: Home, pacs: Orthanc, tmp_path: Path
+) -> None:
+    pacs.put(*source_files(tmp_path))
+    later = "d" * 24
+    finish(store, home, one, later)  # a correction of the same study, and the very same lesion
+    for key in (CASE, later):
+        report_of(home, key)
+    own = [pydicom.dcmread(home.outbox / key / "seg.dcm").SegmentSequence[0].TrackingUID for key in (CASE, later)]
+    assert own[0] != own[1], "nothing is inherited by itself"
+    dispatch.match(store, home, Lesion(later, 1), Lesion(CASE, 1), "DOE^READER", "same place, half the size", AT)
+    store.accept(later, "DOE^READER", AT)
+    assert send(store, home, dimse(pacs), release).counts["confirmed"] == 1
+    (seg,) = (pydicom.dcmread(io.BytesIO(b)) for b in pacs.instances("SEG").values())
+    (sr,) = (pydicom.dcmread(io.BytesIO(b)) for b in pacs.instances("SR").values())
+    (segment,) = seg.SegmentSequence
+    assert (segment.TrackingUID, segment.TrackingID) == (own[0], f"{CASE[:12]} lesion 1")
+    told = {str(e.value) for e in sr.iterall() if e.keyword in ("UID", "TextValue")}
+    assert {own[0], f"{CASE[:12]} lesion 1"} <= told
+    assert own[1] not in told
+    assert seg.SOPInstanceUID in {e.value for e in sr.iterall() if e.keyword == "ReferencedSOPInstanceUID"}
+    (content,) = pacs.instances("SEG").values()
+    (tmp_path / "seg").write_bytes(content)
+    checked = subprocess.run([debian("dciodvfy"), "-new", tmp_path / "seg"], capture_output=True, text=True)
+    assert "Error" not in checked.stdout + checked.stderr
+    assert "says DOE^READER: same place, half the size" in "\n".join(story.tell(later, store))
+    dispatch.recall(store, home, "phantom", "2026-01-01", "safety", lambda: AT)
+    send(store, home, dimse(pacs), release)
+    assert ("rejection", State.CONFIRMED) in states(store)
+    assert list(store.verify()) == []
+
+
+def test_a_match_with_a_lesion_that_is_not_there_is_refused(one: Made, store: Store, home: Home) -> None:
+    finish_other(store, home, one)
+    report_of(home, CASE)
+    for case, number, words in ((CASE, 2, "its report tells of 1"), ("e" * 24, 1, "no report of case eeee")):
+        with pytest.raises(DataError, match=words):
+            dispatch.match(store, home, Lesion(case, number), Lesion(CASE, 1), "DOE", "looks alike", AT)
+    assert not [r for r in store.ledger() if r.kind == "lesions matched"]

@@ -84,7 +84,7 @@ def test_a_home_of_the_previous_release_is_upgraded_and_verifies(old: Home, tmp_
     with tarfile.open(copy) as tar:
         assert {"medrec.db", "key"} < set(tar.getnames())
     with Store.open(old.store_url) as store:
-        assert [r.kind for r in store.ledger()] == ["case analysed", "case refused"]
+        assert [r.kind for r in store.ledger()] == ["case analysed", "case refused", "night finished"]
         assert [len(store.about(f"case {row.case}")) for row in store.cases()] == [1, 1]
         assert {store.salt(row.patient) for row in store.cases()} == {""}
 

@@ -133,19 +133,20 @@ FIELDS = (
 )
 
 
-@pytest.mark.parametrize("text", HOSTILE, ids=lambda t: ascii(t)[:20])
 def test_hostile_text_in_any_header_reaches_no_report_summary_table_or_file_name(
-    run_night: RunNight, tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
+    run_night: RunNight, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for path in small_study(tmp_path / "in"):
+    for number, path in enumerate(small_study(tmp_path / "in")):
+        text = HOSTILE[number % len(HOSTILE)]
         ds = pydicom.dcmread(path)
         ds.SpecificCharacterSet = "ISO_IR 192"
         for name in FIELDS:
             setattr(ds, name, "FLAIR " + text if name == "SeriesDescription" else "H057ILE " + text)
+        ds.PatientID = "H057ILE " + "".join(HOSTILE)  # another in each file would be another patient
         ds.save_as(path)
     summary = run_night(tmp_path / "in")
     assert [c.status for c in summary.cases] == ["analysed"]
-    assert searched(tmp_path / "home", {"H057ILE", text[:200]}) == set()
+    assert searched(tmp_path / "home", {"H057ILE", *(text[:200] for text in HOSTILE)}) == set()
     said = capsys.readouterr()
     assert "H057ILE" not in said.out + said.err + summary.to_json()
     names = [str(p.relative_to(tmp_path)) for p in (tmp_path / "home").rglob("*")]

@@ -42,7 +42,7 @@ ALL = Returned(objects=("seg", "sr", "pdf"), site=Coded(value="12738006", scheme
 
 
 def read(objects: tuple[Written, ...]) -> dict[str, pydicom.FileDataset]:
-    return {one.name: pydicom.dcmread(io.BytesIO(one.content)) for one in objects}
+    return {one.name: pydicom.dcmread(io.BytesIO(one.content)) for one in objects if one.instance}
 
 
 def texts(sr: Dataset) -> list[str]:
@@ -61,7 +61,7 @@ def program(name: str) -> str:
 
 def errors_of(objects: tuple[Written, ...], folder: Path) -> list[str]:
     found = []
-    for one in objects:
+    for one in (o for o in objects if o.instance):
         (folder / one.name).write_bytes(one.content)
         result = subprocess.run([program("dciodvfy"), "-new", folder / one.name], capture_output=True, text=True)
         lines = (result.stdout + result.stderr).splitlines()
@@ -160,7 +160,7 @@ def test_dcmqi_reads_the_measurements_of_the_report(usual: Made, tmp_path: Path)
 
 def test_everything_written_is_valid(usual: Made, tmp_path: Path) -> None:
     objects = make(usual.case, usual.source)
-    assert [one.name for one in objects] == ["seg.dcm", "sr.dcm", "report.dcm"]
+    assert [one.name for one in objects] == ["seg.dcm", "sr.dcm", "report.dcm", "pages.json"]
     assert errors_of(objects, tmp_path) == []
 
 
@@ -194,7 +194,7 @@ def test_two_lesions_are_two_segments_each_with_its_measurements(tmp_path: Path,
 def test_nothing_marked_is_said_in_words_and_never_coded(tmp_path: Path, configuration: Configuration) -> None:
     one = made(tmp_path / "in", configuration, EVERY_WAY["oblique"], np.zeros(SIZE, bool), returned=ALL)
     objects = make(one.case, one.source)
-    assert [o.name for o in objects] == ["sr.dcm", "report.dcm"]
+    assert [o.name for o in objects] == ["sr.dcm", "report.dcm", "pages.json"]
     assert errors_of(objects, tmp_path) == []
     said = texts(read(objects)["sr.dcm"])
     assert any(s.startswith("Nothing marked. No region of at least") for s in said)
@@ -245,7 +245,8 @@ def test_writing_again_gives_the_same_bytes_and_other_content_another_uid(usual:
     assert first == again
     other = make(changed(usual.case, verdict_text="Something else."), usual.source)
     assert other[1].instance != first[1].instance
-    assert len({one.instance for one in (*first, *other)}) == len({one.content for one in (*first, *other)})
+    found = [one for one in (*first, *other) if one.instance]
+    assert len({one.instance for one in found}) == len({one.content for one in found})
 
 
 def test_dates_come_from_the_case_and_not_from_the_clock(usual: Made) -> None:
@@ -276,13 +277,42 @@ def test_a_source_without_frame_of_reference_is_refused_by_name(usual: Made) -> 
 
 @pytest.mark.parametrize(
     ("keyword", "value"),
-    [("PatientBirthDate", "born 1970"), ("StudyTime", "noon"), ("PatientSex", "W"), ("PatientWeight", "70kg")],
+    [
+        ("PatientBirthDate", "born 1970"),
+        ("StudyDate", "20209999"),
+        ("StudyTime", "noon"),
+        ("StudyTime", "999999"),
+        ("PatientSex", "W"),
+        ("PatientWeight", "70kg"),
+        ("PatientWeight", "-1"),
+        ("TimezoneOffsetFromUTC", "+9999"),
+        ("StudyID", "x" * 17),
+        ("StudyDescription", "two\r\nlines"),
+        ("StudyDescription", "a\\b"),
+        ("ReferringPhysicianName", "A\\B"),
+    ],
 )
 def test_a_malformed_header_value_is_left_empty(keyword: str, value: str, usual: Made, tmp_path: Path) -> None:
-    usual.source.header[keyword] = pydicom.DataElement(keyword, "LO", value)
+    usual.source.header[keyword] = pydicom.DataElement(keyword, "UT", value)
     objects = make(usual.case, usual.source)
     assert errors_of(objects, tmp_path) == []
     assert all(not ds.get(keyword) for ds in read(objects).values())
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("PatientID", "A\\B"),
+        ("PatientName", "two\nlines"),
+        ("AccessionNumber", "1\a2"),
+        ("PatientID", f"2.25.1{'0' * 38}"),
+    ],
+)
+def test_a_patient_who_is_not_told_in_one_line_gets_nothing_back(keyword: str, value: str, usual: Made) -> None:
+    usual.source.header[keyword] = pydicom.DataElement(keyword, "UT", value)  # as it stands, whatever it holds
+    with pytest.raises(NotReturnableError, match=f"the {keyword} of the source") as caught:
+        make(usual.case, usual.source)
+    assert value not in str(caught.value)
 
 
 def test_no_warning_and_no_log_line_quotes_a_name(
@@ -293,7 +323,7 @@ def test_no_warning_and_no_log_line_quotes_a_name(
     logging.getLogger("highdicom").propagate = True
     place(make(usual.case, usual.source), tmp_path / "outbox")
     accept(tmp_path / "outbox", "DOE^REVIEWER", "2026-01-01T00:00:00Z")
-    ko = reject(sorted((tmp_path / "outbox").iterdir()), "quality", "c", "2026-01-01T00:00:00Z")
+    ko = reject(sorted((tmp_path / "outbox").glob("*.dcm")), "quality", "c", "2026-01-01T00:00:00Z")
     logging.getLogger("highdicom").propagate = False
     assert "SECRETPERSON" not in "".join(str(w.message) for w in recwarn) + caplog.text
     assert pydicom.dcmread(io.BytesIO(ko.content)).PatientName == "SECRETPERSON"
@@ -317,13 +347,45 @@ def test_pages_show_verdict_patient_and_lesions(usual: Made, tmp_path: Path) -> 
     assert all("yes yes" in line for line in fonts.splitlines()[2:] if "Vera" in line)
 
 
+def text_of(pdf: Dataset, folder: Path) -> str:
+    (folder / "report.pdf").write_bytes(pdf.EncapsulatedDocument)
+    command = [program("pdftotext"), "-layout", folder / "report.pdf", "-"]
+    return subprocess.run(command, capture_output=True, check=True).stdout.decode()
+
+
+def test_accepted_pages_name_the_reviewer_and_are_else_the_same(usual: Made, tmp_path: Path) -> None:
+    first = make(usual.case, usual.source)
+    place(first, tmp_path / "outbox")
+    accepted = accept(tmp_path / "outbox", "DOE^REVIEWER", "2026-02-03T04:05:06Z")
+    assert accepted == accept(tmp_path / "outbox", "DOE^REVIEWER", "2026-02-03T04:05:06Z")
+    assert errors_of(accepted, tmp_path) == []
+    before, after = (text_of(read(objects)["report.dcm"], tmp_path) for objects in (first, accepted))
+    assert "made by a network, unreviewed" in before
+    accepted_by = "made by a network, accepted by DOE REVIEWER on 2026-02-03"
+    assert after.split() == before.replace("made by a network, unreviewed", accepted_by).split()
+    assert read(accepted)["report.dcm"].SeriesDescription.startswith("AI, reviewed")
+    (tmp_path / "outbox" / "pages.json").unlink()  # written by a medrec that kept none: they would say "unreviewed"
+    assert "report.dcm" not in {one.name for one in accept(tmp_path / "outbox", "DOE", "2026-02-03T04:05:06Z")}
+
+
+def test_a_name_too_long_for_a_page_takes_no_room_from_the_id_and_says_that_it_goes_on(
+    usual: Made, tmp_path: Path
+) -> None:
+    usual.source.header.PatientName = "LONG " * 60
+    usual.source.header.PatientID = "ID-AFTER-A-LONG-NAME"
+    text = text_of(read(make(usual.case, usual.source))["report.dcm"], tmp_path)
+    (line,) = {line for line in text.splitlines() if line.strip().startswith("Name:")}
+    assert line.rstrip().endswith("...")
+    assert "ID: ID-AFTER-A-LONG-NAME" in text
+
+
 def test_the_outbox_is_private_and_whole_or_not_there(usual: Made, tmp_path: Path) -> None:
     objects = make(usual.case, usual.source)
     folder = tmp_path / "outbox" / "case"
     (folder.parent / ".draft-case").mkdir(parents=True)
     (folder.parent / ".draft-case" / "half.dcm").write_bytes(b"left by a killed night")
     place(objects, folder)
-    assert sorted(p.name for p in folder.parent.rglob("*")) == ["case", "report.dcm", "seg.dcm", "sr.dcm"]
+    assert sorted(p.name for p in folder.parent.rglob("*")) == ["case", "pages.json", "report.dcm", "seg.dcm", "sr.dcm"]
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {stat.S_IMODE(p.stat().st_mode) for p in folder.iterdir()} == {0o600}
 

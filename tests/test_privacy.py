@@ -159,6 +159,26 @@ def test_models_that_were_trained_on_the_patient_are_listed(home: Home, store: S
     assert done.models == (f"{cards[0].card.name} 7.0.0",)
 
 
+@pytest.mark.parametrize("who", [0, 1])
+def test_a_study_of_several_patients_is_refused_and_erased_with_any_of_them(
+    run_night: RunNight, tmp_path: Path, who: int
+) -> None:
+    ids = (PATIENT, "ID-0815-Z")
+    for number, path in enumerate(small_study(tmp_path / "in", study_uid=uid("people", "mixed"))):
+        header = pydicom.dcmread(path)
+        header.PatientID = ids[number % 2]
+        header.save_as(path)
+    (line,) = run_night(tmp_path / "in").cases
+    assert line.reason.startswith("one study, several patients")
+    home = Home(tmp_path / "home")
+    with Store.open(home.store_url) as store:
+        patient = patient_of(Pseudonyms.load(home.key), ids[who])
+        assert privacy.erase(patient, home, store, load()).cases == (line.case,)
+        assert problems(home, store) == []
+        store.close()
+    assert [p for p in home.root.rglob("*") if p.is_file() and line.study.encode() in p.read_bytes()] == []
+
+
 def test_a_patient_nobody_knows_cannot_be_erased(home: Home, store: Store) -> None:
     with pytest.raises(DataError, match="no case of patient"):
         privacy.erase("nobody", home, store, load())
@@ -186,6 +206,8 @@ def test_a_hold_stops_erasure_and_retention_until_it_is_lifted(home: Home, store
     assert not (home.reports / case).exists()
     assert list(home.batches.iterdir()) == []
     assert problems(home, store) == []
+    with pytest.raises(DataError, match=r"pruned on 20.* by the rule 10 days"):
+        replay(case, home.root, home, store)
 
 
 def test_nothing_is_cleared_away_before_its_time_unasked_or_by_a_dry_run(home: Home, store: Store) -> None:

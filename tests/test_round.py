@@ -156,6 +156,8 @@ def test_the_commands_do_the_same_round(pacs: Orthanc, tmp_path: Path) -> None:
         store.accept(report["cases"][0]["case"], "DOE^REVIEWER", "2026-01-01T00:00:00Z")
     assert "confirmed" in medrec("deliver")
     assert "in force" in medrec("recall", "phantom", "--since", "2026-01-01")
+    assert "in force" in medrec("recall", "phantom", "--since", "20260101"), "a day is a day, however it is written"
+    assert "there are reports by phantom" in medrec("recall", "fantom", "--since", "2026-01-01", code=2)
     assert "rejection confirmed" in medrec("recall", "phantom", "--since", "2026-01-01", "--reject", "safety")
     assert len(pacs.instances("KO")) == 1
     medrec("audit", "verify")

@@ -1,28 +1,37 @@
 """What comes in: from anybody who may send, whole or not at all, within bounds, and counted."""
 
+import contextlib
 import hashlib
+import os
 import random
 import socket
 import stat
+import struct
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
 from orthanc import OURS, Orthanc, debian, free_port
-from pydicom.uid import MRImageStorage
-from pynetdicom import AE
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, MRImageStorage
+from pynetdicom import AE, evt
+from pynetdicom.dsutils import encode
 
 from medrec.dicom import Pseudonyms
 from medrec.errors import ConfigError, WorldError
 from medrec.home import Home
-from medrec.network import SeriesFound, StudyFound, UnreachableError, Wanted, contexts, reach
+from medrec.network import RefusedError, SeriesFound, StudyFound, UnreachableError, Wanted, contexts, reach
+from medrec.network.incoming import Guard
 from medrec.network.listener import Listener
 from medrec.peers import DimsePeer, Intake, Pull, Receive, Tls, WebPeer
 from medrec.phantom import grid, uid, write_dicom
@@ -34,7 +43,7 @@ SIZE = (16, 12, 6)
 WANTED = Wanted("20200101", "20200105", "MR")
 
 
-def study(folder: Path, name: str = "ONE", **header: str) -> tuple[Path, ...]:
+def study(folder: Path, name: str = "ONE", **header: "str | int") -> tuple[Path, ...]:
     voxels = np.random.default_rng(len(name)).integers(0, 900, SIZE).astype(np.int16)
     uids = {"study_uid": uid("study", name), "patient_id": name, "patient_name": f"{name}^PATIENT"}
     return write_dicom(voxels, grid(SIZE, (1.0, 1.0, 3.0)), folder, **{**uids, **header})
@@ -83,11 +92,10 @@ def images(folder: Path) -> set[str]:
 
 def test_what_a_foreign_client_sends_is_handed_over_when_it_is_quiet(spool: Spool, tmp_path: Path) -> None:
     sent = study(tmp_path / "in")
-    where = settings()
+    where = settings(quiet_s=2)
     with receiving(where, spool):
         assert storescu(where, *sent[:4]) == 0
         assert storescu(where, *sent[4:]) == 0
-        assert list(spool.studies.iterdir()) == []
         wait_until(lambda: list(spool.studies.iterdir()))
     assert images(spool.studies) == {str(pydicom.dcmread(p).SOPInstanceUID) for p in sent}
     assert list(spool.incoming.iterdir()) == []
@@ -115,6 +123,48 @@ def test_a_late_slice_joins_its_study_and_a_second_copy_is_none(spool: Spool, tm
     spool.settle(time.time(), 0)
     assert len(list(spool.studies.rglob("*.dcm"))) == 6
     assert len(list(spool.studies.iterdir())) == 1
+
+
+def test_a_file_and_its_name_are_on_the_disk_before_it_counts(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[Path] = []
+    for name in ("fsync", "fdatasync"):
+        monkeypatch.setattr(os, name, lambda fd: flushed.append(Path(f"/proc/self/fd/{fd}").readlink()))
+    path = study(tmp_path / "in")[0]
+    spool.keep(uid("study", "ONE"), path.read_bytes())
+    (folder,) = spool.incoming.iterdir()
+    assert flushed[0].name.endswith(".part")
+    assert flushed[1:] == [folder, spool.incoming], "the file's name, and that of its new folder"
+    flushed.clear()
+    spool.settle(time.time(), 0)
+    assert flushed == [spool.studies, spool.incoming]
+
+
+def test_what_does_not_belong_in_the_spool_holds_up_no_study(spool: Spool, tmp_path: Path) -> None:
+    (spool.incoming / ".DS_Store").write_bytes(b"left by a file manager")
+    spool.keep(uid("study", "ONE"), study(tmp_path / "in")[0].read_bytes())
+    assert spool.settle(time.time(), 0) == 1
+
+
+def test_want_of_memory_leaves_no_part_behind(spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(descriptor: int) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(os, "fdatasync", none_left)
+    with pytest.raises(MemoryError):
+        spool.keep(uid("study", "ONE"), study(tmp_path / "in")[0].read_bytes())
+    assert [p for p in spool.root.rglob("*") if p.is_file()] == []
+
+
+def test_a_disk_that_does_not_hand_over_is_named(spool: Spool, tmp_path: Path) -> None:
+    spool.keep(uid("study", "ONE"), study(tmp_path / "in")[0].read_bytes())
+    spool.studies.rmdir()
+    spool.studies.write_bytes(b"no folder")
+    with pytest.raises(WorldError, match="handed over"):
+        spool.complete(uid("study", "ONE"))
+    with pytest.raises(WorldError, match="handed over"):
+        spool.settle(time.time(), 0)
 
 
 @pytest.mark.parametrize(("calling", "called"), [("STRANGER", None), ("STORESCU", "NOTUS")])
@@ -197,6 +247,123 @@ def test_connections_that_say_nothing_do_not_keep_others_out(spool: Spool, tmp_p
         wait_until(lambda: storescu(where, *sent) == 0, 20)
         for line in silent:
             line.close()
+
+
+def hand_made(where: Receive) -> socket.socket:
+    """A line with an association of a caller that is allowed; what goes over it next is the test's."""
+    ae, said = AE("STORESCU"), []
+    ae.add_requested_context(MRImageStorage, ExplicitVRLittleEndian)
+    listening = [(evt.EVT_DATA_SENT, lambda event: said.append(event.data))]
+    ae.associate("127.0.0.1", where.port, ae_title=where.title, evt_handlers=listening).release()
+    line = socket.create_connection(("127.0.0.1", where.port))
+    line.sendall(said[0])
+    assert line.recv(10_000)[0] == 2, "accepted"
+    return line
+
+
+def part(control: int, content: bytes) -> bytes:
+    """A P-DATA-TF with one value (DICOM PS3.8 9.3.5): 3 ends a command, 0 goes on with data, 2 ends them."""
+    value = struct.pack(">LBB", len(content) + 2, 1, control) + content
+    return struct.pack(">BBL", 4, 0, len(value)) + value
+
+
+def command(field: int) -> bytes:
+    ds = Dataset()
+    ds.AffectedSOPClassUID, ds.AffectedSOPInstanceUID, ds.CommandField = MRImageStorage, "1.2.3", field
+    ds.MessageID, ds.Priority, ds.CommandDataSetType = 1, 0, 1
+    body = encode(ds, True, True)
+    return part(3, struct.pack("<HHLL", 0, 0, 4, len(body)) + body)
+
+
+def broken_off(line: socket.socket, content: bytes, times: int, pause_s: float = 0) -> bool:
+    """Whether the other side ends it before so many are sent."""
+    line.settimeout(5)
+    for _ in range(times):
+        try:
+            line.sendall(content)
+        except ConnectionError:
+            return True
+        time.sleep(pause_s)
+    return False
+
+
+NO_MESSAGE = (command(0x7777), part(3, b"garbage" * 5), part(3, b""), struct.pack(">BBLL", 4, 0, 4, 0), part(2, b"x"))
+
+
+def test_what_is_no_message_ends_its_association_quietly(
+    spool: Spool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sent, where = study(tmp_path / "in"), settings(max_associations=2)
+    with Listener(where, spool.keep):
+        for content in NO_MESSAGE:
+            hand_made(where).sendall(content)
+        wait_until(lambda: storescu(where, *sent) == 0, 20)
+    assert capfd.readouterr().err == ""
+
+
+def test_who_drips_loses_its_place(spool: Spool, tmp_path: Path) -> None:
+    sent, where = study(tmp_path / "in"), settings(timeout_s=1, max_associations=1)
+    with Listener(where, spool.keep):
+        line = hand_made(where)
+        line.sendall(command(1))
+        assert broken_off(line, part(0, b"x"), 100, 0.1)
+        wait_until(lambda: storescu(where, *sent) == 0, 5)
+
+
+def test_objects_that_come_before_the_last_was_answered_are_not_kept_in_memory(spool: Spool, tmp_path: Path) -> None:
+    content = study(tmp_path / "in")[0].read_bytes()[352:]
+    where, taken = settings(), threading.Event()
+    with Listener(where, lambda study_uid, content: taken.wait(20)):
+        line = hand_made(where)
+        assert broken_off(line, command(1) + part(2, content), 3000)
+        taken.set()
+
+
+def test_silent_strangers_take_no_place_of_a_known_caller(
+    spool: Spool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sent, where = study(tmp_path / "in"), settings(timeout_s=20, max_associations=2)
+    with Listener(where, spool.keep):
+        silent = [socket.create_connection(("127.0.0.1", where.port)) for _ in range(5)]
+        time.sleep(0.3)
+        assert storescu(where, *sent) == 0
+        for line in silent:
+            line.close()
+    assert capfd.readouterr().err == ""
+
+
+def big(folder: Path, mb: int) -> Path:
+    voxels = np.zeros((1024, 512 * mb, 1), np.int16)
+    return write_dicom(voxels, grid(voxels.shape, (1, 1, 1)), folder)[0]  # type: ignore[arg-type]
+
+
+def store_answers(where: Receive, *files: Path) -> list[tuple[int, str]]:
+    ae = AE("STORESCU")
+    ae.add_requested_context(MRImageStorage)
+    association = ae.associate("127.0.0.1", where.port, ae_title=where.title)
+    answers = [association.send_c_store(pydicom.dcmread(path)) for path in files]
+    association.release()
+    return [(a.get("Status"), a.get("ErrorComment", "")) for a in answers]
+
+
+def test_an_object_too_large_is_answered_so_and_the_association_goes_on(spool: Spool, tmp_path: Path) -> None:
+    sent, where = study(tmp_path / "in"), settings(max_object_mb=1, max_memory_mb=4)
+    with Listener(where, spool.keep):
+        told = store_answers(where, big(tmp_path / "two", 2), big(tmp_path / "three", 3), sent[0])
+    assert told == [(0xA700, "object too large (at most 1 MB)")] * 2 + [(0, "")]
+    assert len(images(spool.incoming)) == 1
+
+
+def test_all_senders_together_stay_within_the_memory_and_later_ones_may_try_again(spool: Spool, tmp_path: Path) -> None:
+    path = big(tmp_path / "two", 2)
+    where = settings(max_object_mb=3, max_memory_mb=4)
+    with Listener(where, spool.keep):
+        line = hand_made(where)
+        line.sendall(command(1) + b"".join(part(0, b"x" * 100_000) for _ in range(25)))
+        time.sleep(0.3)
+        assert store_answers(where, path) == [(0xA700, "too much at once, try again later")]
+        line.close()
+        wait_until(lambda: store_answers(where, path) == [(0, "")], 5)
 
 
 def test_a_transfer_that_breaks_off_leaves_no_part_of_a_file(spool: Spool, tmp_path: Path) -> None:
@@ -354,11 +521,11 @@ def test_a_study_that_comes_incomplete_is_not_handed_over(spool: Spool, tmp_path
         def series(self, study_uid: str) -> "object":
             return (SeriesFound("1.2", "MR", "FLAIR", 6), SeriesFound("1.3", "SR", "", 2))
 
-        def fetch(self, study_uid: str, series_uid: str, keep: "object") -> int:
+        def fetch(self, study_uid: str, series_uid: str, keep: "object") -> frozenset[str]:
             assert series_uid == "1.2", "a report is no image"
             for path in sent[:4]:
                 keep(study_uid, path.read_bytes())  # type: ignore[operator]
-            return 4
+            return frozenset(path.name for path in sent[:4])
 
     done = pull(Short(), WANTED, spool, lambda n, t: None)  # type: ignore[arg-type]
     assert (done.complete, done.expected, done.received) == (0, 6, 4)
@@ -375,13 +542,144 @@ def test_what_a_pacs_sends_unasked_is_not_taken() -> None:
     assert not Wanted("20200101", "20200105", "MR", "*T2*").fits(StudyFound("1", "20200102"), series)
 
 
-def test_images_of_another_study_are_refused_to_the_pacs(spool: Spool, tmp_path: Path) -> None:
-    from medrec.network.dimse import _Guard
-
-    guard = _Guard(uid("study", "ONE"), spool.keep)
+@pytest.mark.parametrize("other", [{"study_uid": uid("study", "TWO")}, {"series_number": 2}])
+def test_images_of_another_study_or_series_are_refused_to_the_pacs(
+    other: dict[str, "str | int"], spool: Spool, tmp_path: Path
+) -> None:
+    asked = pydicom.dcmread(study(tmp_path / "one")[0])
+    guard = Guard(asked.StudyInstanceUID, asked.SeriesInstanceUID, spool.keep)
+    path = study(tmp_path / "two", **other)[0]
     with pytest.raises(PermissionError):
-        guard(uid("study", "TWO"), study(tmp_path / "two", "TWO")[0].read_bytes())
+        guard(pydicom.dcmread(path).StudyInstanceUID, path.read_bytes())
+    assert images(spool.root) == guard.came() == set()
+
+
+def test_what_lies_in_the_spool_already_does_not_stand_for_what_was_promised(spool: Spool, tmp_path: Path) -> None:
+    for path in study(tmp_path / "pushed", series_number=2):
+        spool.keep(uid("study", "ONE"), path.read_bytes())
+    sent = study(tmp_path / "one")
+
+    class Short:
+        name = "short"
+
+        def search(self, wanted: Wanted) -> tuple[StudyFound, ...]:
+            return (StudyFound(uid("study", "ONE"), ""),)
+
+        def series(self, study_uid: str) -> "object":
+            return (SeriesFound(pydicom.dcmread(sent[0]).SeriesInstanceUID, "MR", "FLAIR", 6),)
+
+        def fetch(self, study_uid: str, series_uid: str, keep: "object") -> frozenset[str]:
+            guard = Guard(study_uid, series_uid, keep)  # type: ignore[arg-type]
+            for path in sent[:4]:
+                guard(study_uid, path.read_bytes())
+            return guard.came()
+
+    done = pull(Short(), WANTED, spool, lambda n, t: None)  # type: ignore[arg-type]
+    assert (done.complete, done.expected, done.received) == (0, 6, 4)
+
+
+ODD_ANSWERS = [
+    {"NumberOfSeriesRelatedInstances": "twelve"},
+    {"NumberOfSeriesRelatedInstances": "\u00b2"},
+    {"NumberOfSeriesRelatedInstances": "1\\2"},
+    {"SeriesInstanceUID": "../../instances"},
+    {"SeriesInstanceUID": "*"},
+    {"StudyInstanceUID": "1.2.3\\1.2.4"},
+    {"StudyDate": "yesterday"},
+]
+
+
+@pytest.mark.parametrize("odd", ODD_ANSWERS, ids=lambda odd: next(iter(odd)))
+def test_odd_answers_to_a_query_bring_nothing_and_end_nothing(odd: dict[str, str], spool: Spool) -> None:
+    def find(event: "object") -> "object":
+        found = Dataset()
+        usual = {"StudyInstanceUID": "1.2.3", "SeriesInstanceUID": "1.2.3.4", "Modality": "MR", "StudyDate": "20200102"}
+        for keyword, text in {**usual, "NumberOfSeriesRelatedInstances": "1", **odd}.items():
+            tag = tag_for_keyword(keyword)
+            assert tag is not None
+            found.add(DataElement(tag, "LO", text))  # as it is on the wire: implicit, whatever it should be
+        found.SpecificCharacterSet = "ISO_IR 192"
+        yield 0xFF00, found
+
+    ae = AE("ODD")
+    ae.add_supported_context(contexts.ASKED[0], ImplicitVRLittleEndian)
+    port = free_port()
+    server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_FIND, find)])
+    try:
+        peer_ = reach("odd", DimsePeer(kind="dimse", host="127.0.0.1", port=port, title="ODD", timeout_s=3))
+        with contextlib.suppress(RefusedError, UnreachableError):
+            assert pull(peer_, WANTED, spool, lambda n, t: None).complete == 0
+    finally:
+        server.shutdown()
     assert images(spool.root) == set()
+
+
+ODD_PAGES = [
+    ("application/dicom+json", b""),
+    ("application/dicom+json", b"{}"),
+    ("application/dicom+json", b'["1.2.3", 7, null]'),
+    ("application/dicom+json", b'[{"0020000D": {"Value": {"a": 1}}}]'),
+    ("application/dicom+json", b'[{"0020000D": {"Value": ["../../studies"]}}]'),
+    ("text/html", b"<html>log in</html>"),
+    ("multipart/related; boundary=b", b"--b\r\nContent-Type: application/dicom\r\n\r\ngarbage\r\n--b--"),
+]
+
+
+@pytest.mark.parametrize(("kind", "body"), ODD_PAGES)
+def test_a_web_server_that_answers_something_else_ends_nothing(kind: str, body: bytes, spool: Spool) -> None:
+    with web_server_that_says(kind, body) as address:
+        server = reach("web", WebPeer(kind="dicomweb", url=address, timeout_s=3))
+        for ask in (
+            lambda: server.search(WANTED),
+            lambda: server.person("1.2.3"),
+            lambda: server.series("1.2.3"),
+            lambda: server.holds("1.2.3", "1.2.4"),
+            lambda: server.fetch("1.2.3", "1.2.4", spool.keep),
+        ):
+            with contextlib.suppress(RefusedError, UnreachableError):
+                assert not ask()
+    assert images(spool.root) == set()
+
+
+@contextmanager
+def web_server_that_says(kind: str, body: bytes) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/dicom-web"
+    finally:
+        server.shutdown()
+
+
+@pytest.mark.parametrize("content", garbage()[1:5], ids=["nul", "random", "http", "huge"])
+def test_a_peer_that_answers_garbage_is_away(content: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            line, _ = listening.accept()
+            with contextlib.suppress(OSError):
+                line.recv(10_000)
+                line.sendall(content[:200_000])
+                line.close()
+
+        threading.Thread(target=answer, daemon=True).start()
+        peer_ = DimsePeer(kind="dimse", host="127.0.0.1", port=listening.getsockname()[1], title="X", timeout_s=2)
+        started = time.monotonic()
+        with pytest.raises(UnreachableError):
+            reach("pacs", peer_).person("1.2.3")
+    assert time.monotonic() - started < 8
+    assert capfd.readouterr().err == ""
 
 
 def test_an_intake_in_the_home_or_none_is_a_mistake_of_the_configuration(tmp_path: Path) -> None:

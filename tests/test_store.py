@@ -22,7 +22,7 @@ from medrec.audit import GENESIS
 from medrec.database import VERSION_TABLE
 from medrec.errors import ConfigError, DataError, WorldError
 from medrec.report import Status, Verdict
-from medrec.store import CaseRow, State, Store, ledger, session, tables
+from medrec.store import CaseRow, Lesion, State, Store, ledger, session, tables
 
 pytest_plugins = ["postgres"]
 
@@ -682,15 +682,18 @@ def test_a_delivery_is_there_once_and_each_change_is_in_the_ledger(store: Store)
     for _ in range(2):
         store.enqueue("a", "pacs", "results", State.QUEUED, AT)
     (delivery,) = store.deliveries()
+    delivery = store.trying(delivery)
     sent = store.move(delivery, State.SENT, LATER, objects={"2.25.1": "0" * 64})
     again = store.move(sent, State.SENT, LATER)
     done = store.move(again, State.CONFIRMED, LATER)
     assert store.deliveries() == (done,)
-    assert (done.attempts, done.changed_at, done.created_at) == (3, LATER, AT)
+    assert (done.attempts, done.changed_at, done.created_at) == (1, LATER, AT)
     records = [r for r in store.ledger() if r.kind.startswith("delivery")]
     assert [r.facts["state"] for r in records] == ["queued", "sent", "confirmed"]
     assert [r.kind for r in records] == ["delivery state", "delivery", "delivery state"]
     assert records[1].facts["objects"] == {"2.25.1": "0" * 64}
+    assert store.sent("a", "pacs", "results") == {"2.25.1"}
+    assert store.sent("a", "pacs", "rejection") == store.sent("a", "other", "results") == frozenset()
     assert list(store.verify()) == []
 
 
@@ -732,6 +735,46 @@ def test_the_reports_of_a_model_since_a_day(store: Store) -> None:
     assert [c.case for c in store.made_by("brain_mr", "2026-03-02")] == ["late"]
     assert [c.case for c in store.made_by("brain_mr", "2026-03-01")] == ["early", "late"]
     assert store.made_by("another", "2026-03-01") == ()
+
+
+# Lesions that are known from before
+
+
+def test_a_match_is_followed_to_the_first_and_can_be_taken_back(store: Store) -> None:
+    for key in ("a", "b", "c"):
+        store.finish(a_case(key), {}, AT)
+    a1, b1, c2 = Lesion("a", 1), Lesion("b", 1), Lesion("c", 2)
+    assert store.origin(c2) == c2
+    store.match(c2, b1, "DOE", "same place", AT)
+    store.match(b1, a1, "DOE", "same place", AT)
+    assert (store.matches("c"), store.origin(c2)) == ({2: b1}, a1)
+    assert store.matches("a") == {}
+    store.lift_match(b1, "ROE", "another lobe", LATER)
+    assert store.origin(c2) == b1
+    with pytest.raises(DataError, match="not matched"):
+        store.lift_match(b1, "ROE", "again", LATER)
+    store.match(b1, a1, "DOE", "it is, after all", LATER)
+    assert store.origin(c2) == a1
+    assert problems(store) == []
+
+
+def test_a_match_that_contradicts_is_refused(store: Store) -> None:
+    store.remember_study("elsewhere", "somebody", AT)
+    for key in ("a", "b", "c"):
+        store.finish(a_case(key), {}, AT)
+    store.finish(a_case("stranger", study="elsewhere", patient="somebody"), {}, AT)
+    store.match(Lesion("b", 1), Lesion("a", 1), "DOE", "same place", AT)
+    for lesion, same_as, words in (
+        (Lesion("b", 2), Lesion("a", 1), "lesion 1 of the same case is that one already"),
+        (Lesion("b", 1), Lesion("a", 2), "take that back first"),
+        (Lesion("a", 1), Lesion("b", 1), "known from this case"),
+        (Lesion("a", 1), Lesion("a", 2), "of one case"),
+        (Lesion("a", 1), Lesion("stranger", 1), "two patients"),
+        (Lesion("a", 1), Lesion("nobody", 1), "no such case"),
+    ):
+        with pytest.raises(DataError, match=words):
+            store.match(lesion, same_as, "DOE", "looks alike", AT)
+    assert [r.kind for r in store.ledger()].count("lesions matched") == 1
 
 
 # What may stand where
@@ -809,12 +852,28 @@ def test_an_erased_patient_leaves_a_tombstone_and_no_row(store: Store) -> None:
     (batch,) = store.batches()
     assert json.loads(batch.summary or "") == {"cases": [{"case": "kept"}], "refusals": []}
     assert problems(store) == []
-    last = list(store.ledger())[-1]
+    assert list(store.contradictions()) == []
+    *_, last, rewritten = store.ledger()
+    assert (rewritten.kind, rewritten.facts["why"]) == ("night rewritten", "patient erased")
     assert last.facts == {"cases": ["old", "new"], "models": ["model 1"], "by": "somebody"}
     with pytest.raises(DataError, match="no case of patient"):
         store.erase("patient", (), (), "somebody", LATER)
     with pytest.raises(DataError, match="after 'patient erased'"):
         store.append("review", LATER, {"case": "old", "report": "r", "by": "b", "decision": "d"})
+
+
+@pytest.mark.parametrize("who", ["one", "two"])
+def test_a_study_of_several_patients_is_erased_with_any_of_them(store: Store, who: str) -> None:
+    store.remember_study("mixed", "mixed", AT, ("one", "two"))
+    store.finish(a_case("key", study="mixed", patient="mixed"), wrote("key"), AT)
+    store.rename({"mixed": "mixed2", "one": "one2", "two": "two2"}, {"by": "b", "mapping": "m", "key": "k"}, LATER)
+    assert store.of_patient(f"{who}2") == ("key",)
+    assert store.erase(f"{who}2", (), (), "somebody", LATER) == ("key",)
+    assert store.pseudonyms() == {"study", "patient", f"{who}2"}  # the erased is known by name only
+    with pytest.raises(DataError, match="no case of patient"):
+        store.erase("mixed2", (), (), "somebody", LATER)
+    assert problems(store) == []
+    assert list(store.contradictions()) == []
 
 
 def test_renamed_studies_and_patients_are_renamed_everywhere_and_verify_by_their_first_names(store: Store) -> None:
@@ -851,7 +910,8 @@ def test_a_store_of_the_first_schema_is_brought_up_to_this_one_with_its_records(
         with store._writing() as connection:  # as 0001 left it
             for statement in (
                 *("DROP TABLE deliveries", "DROP TABLE accepted", "DROP TABLE recalled"),
-                *("DROP TABLE ledger_subjects", "DROP TABLE salts", "DROP TABLE erased"),
+                *("DROP TABLE ledger_subjects", "DROP TABLE salts", "DROP TABLE erased", "DROP TABLE study_patients"),
+                "DROP TABLE claims",
                 *("ALTER TABLE outbox DROP COLUMN leased_by", "ALTER TABLE outbox DROP COLUMN leased_until"),
                 *("ALTER TABLE batches DROP COLUMN mlflow_run_id", "UPDATE medrec_schema SET version_num = '0001'"),
             ):

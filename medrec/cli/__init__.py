@@ -36,7 +36,7 @@ app.command()(people.deidentify)
 app.command()(keeping.backup)
 app.command()(keeping.restore)
 app.command()(keeping.upgrade)
-for spoken in (archive.receive, archive.pull, archive.deliver, archive.recall, archive.conformance):
+for spoken in (archive.receive, archive.pull, archive.deliver, archive.recall, archive.match, archive.conformance):
     app.command()(spoken)
 for auditors in (auditing.verify, auditing.show, auditing.export, auditing.make_key, auditing.anchor):
     audit.command()(auditors)

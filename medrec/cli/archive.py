@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from medrec.cli.common import ConfigOption, HomeOption, out, say, table
+from medrec.cli.common import ConfigOption, HomeOption, open_store, out, say, table
 
 if TYPE_CHECKING:
     from medrec.config import Settings
@@ -114,6 +114,8 @@ def recall(
     config: ConfigOption = None,
 ) -> None:
     """List every report of a model since a day; with --reject take each back, also where it was sent."""
+    from datetime import date
+
     from medrec import dispatch
     from medrec.errors import ConfigError
     from medrec.store import Store
@@ -121,8 +123,11 @@ def recall(
     place, settings = _settings(home, config)
     if not place.holds_store():
         raise ConfigError([f"--home: there is no store at {place.root}: nothing to recall"])
-    _day(since, "--since")
+    since = f"{date.fromisoformat(_day(since, '--since')):%Y-%m-%d}"
     with Store.open(place.store_url) as store, place.lock():
+        known = sorted({row.model for row in store.cases() if row.model})
+        if model not in known:  # a misspelt name must not read as "nothing to take back"
+            raise ConfigError([f"MODEL: no report here was made by {model}; there are reports by {', '.join(known)}"])
         found = dispatch.recall(store, place, model, since, reject, _now)
         if reject is not None:
             done = dispatch.deliver(store, place, settings.peers, settings.destinations, _now)
@@ -133,6 +138,35 @@ def recall(
         where = f"sent to {', '.join(a.sent)}" if a.sent else "not sent"
         typer.echo(f"{a.case}  study {a.study[:8]}  {a.version}  {a.finished_at}  {a.verdict}  {where}  {a.standing}")
     out.print(f"{len(found)} reports; {sum(bool(a.sent) for a in found)} of them were sent")
+
+
+def match(
+    case: Annotated[str, typer.Argument(help="The later case's key.")],
+    lesion: Annotated[int, typer.Argument(help="Number of the lesion in its report.", min=1)],
+    reason: Annotated[str, typer.Option("--reason", help="Why; goes into the ledger.")],
+    same_as: Annotated[
+        tuple[str, int] | None, typer.Option("--same-as", metavar="CASE LESION", help="The earlier one.")
+    ] = None,
+    lift: Annotated[bool, typer.Option("--lift", help="Take the match of this lesion back.")] = False,
+    by: Annotated[str | None, typer.Option("--by", help="Who says so; default who is logged in.")] = None,
+    home: HomeOption = None,
+) -> None:
+    """Say that a lesion is known from an earlier case: what is planned or accepted later carries its tracking UID."""
+    from medrec import dispatch, privacy
+    from medrec.errors import ConfigError
+    from medrec.store import Lesion
+
+    if (same_as is None) != lift or not reason.strip():
+        raise ConfigError(["match: wanted either --same-as CASE LESION or --lift, and a --reason in words"])
+    place, store = open_store(home)
+    one, who = Lesion(case, lesion), (by or "").strip() or privacy.operator()
+    with store, place.lock():
+        if same_as is None:
+            store.lift_match(one, who, reason, _now())
+            say(f"{one} stands for itself again")
+            return
+        dispatch.match(store, place, one, Lesion(*same_as), who, reason, _now())
+        say(f"{one} is tracked as {store.origin(one)}, in whatever of it is planned or accepted from now on")
 
 
 def conformance() -> None:

@@ -1,16 +1,20 @@
 """De-identified copies of DICOM files: the Basic Application Level Confidentiality Profile (DICOM PS3.15 Annex E).
 
 What happens to each attribute is in Table E.1-1, taken as data from the package `dicom-anonymizer` (edition 2026c).
-Stricter than the table: private attributes, attributes that no dictionary knows, every person's name and all long text
-go; every UID that DICOM itself does not define is replaced, wherever it stands. Pixels of objects that may
-carry burned-in text are written only with `clean_pixels`; otherwise the file is withheld. Faces can be rebuilt from
-scans of heads: nothing here removes them.
+Stricter than the table: private attributes, attributes that no dictionary knows, every person's name, all long text,
+overlays, curves and binary data that no pixels need go; so does an attribute of another VR than the dictionary's, and
+any text that repeats one of the file's own names and numbers, wherever it stands; every UID that DICOM itself does not
+define is replaced. What is no image goes from the pixel data: padding, and comments in codestreams. Pixels of objects
+that may carry burned-in text are written only with `clean_pixels`; otherwise the file is withheld. Faces can be rebuilt
+from scans of heads: nothing here removes them. Words of one's own in attributes that the table keeps (Manufacturer,
+meanings of codes) stay, unless the file names them as somebody's.
 """
 
 import csv
 import hashlib
 import hmac
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -20,16 +24,18 @@ from typing import Any
 import numpy as np
 import pydicom
 from dicomanonymizer.dicom_anonymization_databases import dicomfields_2026c as table
-from pydicom.datadict import dictionary_has_tag
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import ExplicitVRLittleEndian, UID_dictionary
 
 from medrec import __version__
 from medrec.burned import NoDetectorError, text_in
 from medrec.dicom import header, parsing
+from medrec.dicom.codestreams import bare
 from medrec.dicom.decoders import decode
 from medrec.dicom.reading import walk
 from medrec.errors import ConfigError, WorldError
@@ -51,9 +57,21 @@ DEVICE = frozenset(
     "CassetteID DetectorID DeviceDescription DeviceSerialNumber DeviceUID GantryID GeneratorID PlateID "
     "StationName".split()
 )
-STANDARD_ROOT = "1.2.840.10008."  # DICOM's own UIDs identify nobody
 # Kept nowhere, whether or not the table knows the attribute: people write anything into these.
-FREE_TEXT = frozenset({"PN", "UN", "LT", "ST", "UT", "UC"})
+FREE_TEXT = frozenset({"PN", "UN", "LT", "ST", "UT", "UC", "UR"})
+BINARY = frozenset({"OB", "OW", "OD", "OF", "OL", "OV"})
+# Pixels, and the tables that show them.
+NEEDED = frozenset(
+    "PixelData FloatPixelData DoubleFloatPixelData RedPaletteColorLookupTableData GreenPaletteColorLookupTableData "
+    "BluePaletteColorLookupTableData LUTData".split()
+)
+TEXT = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "SH", "TM", "UI"})
+# Whose words may stand nowhere else in the file either.
+NAMING = frozenset(
+    "PatientID PatientBirthDate AccessionNumber InstitutionName InstitutionAddress OtherPatientIDs "
+    "InstitutionalDepartmentName PatientAddress PatientTelephoneNumbers".split()
+)
+SHORTEST = 4  # letters of a word that tells whose it is
 MAX_SHIFT_DAYS = 1800
 DUMMY: dict[str, Any] = {
     **{"AS": "000Y", "CS": "REMOVED", "DA": "19000101", "DT": "19000101000000", "TM": "000000", "PN": "REMOVED"},
@@ -151,8 +169,9 @@ def _cleaned(ds: pydicom.FileDataset, options: Options) -> bool:
 
 def _deidentified(ds: pydicom.FileDataset, key: bytes, options: Options) -> tuple[pydicom.FileDataset, Counter[str]]:
     patient = header.text(ds, "PatientID") or header.text(ds, "StudyInstanceUID")
-    profile = _Profile(key, options, patient)
+    profile = _Profile(key, options, patient, _own_words(ds))
     profile.apply(ds)
+    _bare_pixels(ds)
     syntax = ds.file_meta.TransferSyntaxUID
     ds.file_meta = pydicom.dataset.FileMetaDataset()  # titles of senders and private information go with the old one
     ds.file_meta.TransferSyntaxUID = syntax
@@ -168,6 +187,31 @@ def _deidentified(ds: pydicom.FileDataset, key: bytes, options: Options) -> tupl
     return ds, profile.counts
 
 
+def _own_words(ds: Dataset) -> frozenset[str]:
+    """Names and numbers by which a file says whose it is, in lower case."""
+    found: set[str] = set()
+    for element in ds.iterall():
+        if element.VR == "PN" or element.keyword in NAMING:
+            text = str(element.value or "").lower()
+            found |= {text.strip(), *(re.split(r"[\^=\\]", text) if element.VR == "PN" else ())}
+    return frozenset(word.strip() for word in found if len(word.strip()) >= SHORTEST)
+
+
+def _bare_pixels(ds: pydicom.FileDataset) -> None:
+    """Pixel data without padding, comments and whatever stands behind the image. Raises ValueError when it is odd."""
+    if "PixelData" not in ds:
+        return
+    frames = int(ds.get("NumberOfFrames") or 1)
+    if ds.file_meta.TransferSyntaxUID.is_encapsulated:
+        ds.PixelData = encapsulate([bare(f) for f in generate_frames(ds.PixelData, number_of_frames=frames)])
+        return
+    bits = int(ds.Rows) * int(ds.Columns) * int(ds.get("SamplesPerPixel", 1)) * frames * int(ds.BitsAllocated)
+    if str(ds.get("PhotometricInterpretation", "")).endswith("_422"):
+        bits = bits * 2 // 3
+    length = (bits + 7) // 8
+    ds.PixelData = bytes(ds.PixelData[:length]) + bytes(length % 2)
+
+
 def _code(value: str, meaning: str) -> Dataset:
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
@@ -179,7 +223,8 @@ class _Profile:
 
     ACTIONS = ("removed", "emptied", "replaced", "uids", "dates shifted", "private")
 
-    def __init__(self, key: bytes, options: Options, patient: str) -> None:
+    def __init__(self, key: bytes, options: Options, patient: str, own: frozenset[str] = frozenset()) -> None:
+        self._own = own
         self.counts: Counter[str] = Counter()
         self._key = key
         self._kept = (CHARACTERISTICS if options.characteristics else frozenset()) | (
@@ -211,9 +256,11 @@ class _Profile:
                     self.apply(item)
 
     def _action(self, tag: BaseTag, ds: Dataset) -> str:
-        if not dictionary_has_tag(tag) and (tag.group & 0xFF00) not in (0x5000, 0x6000):
+        if not dictionary_has_tag(tag) or (tag.group & 0xFF00) in (0x5000, 0x6000):  # curves, overlays
             return "removed"
         element = ds[tag]
+        if element.VR not in dictionary_VR(tag).split(" or ") or self._repeats(element):
+            return "removed"
         if element.keyword in self._kept:
             return "kept"
         if self._shift is not None and element.VR in ("DA", "DT"):
@@ -223,7 +270,15 @@ class _Profile:
             return "replaced" if action == "uids" and element.VR != "UI" else action
         if element.VR == "UI":
             return "uids"
-        return "removed" if element.VR in FREE_TEXT else "kept"
+        unneeded = element.VR in BINARY and element.keyword not in NEEDED
+        return "removed" if element.VR in FREE_TEXT or unneeded else "kept"
+
+    def _repeats(self, element: DataElement) -> bool:
+        """Whether an attribute that identifies nobody by itself holds one of the file's own names or numbers."""
+        if element.VR not in TEXT or _TABLE.get((element.tag.group, element.tag.element)) is not None:
+            return False
+        text = str(element.value or "").lower()
+        return any(word in text for word in self._own)
 
     def _change(self, ds: Dataset, element: DataElement, action: str) -> None:
         if action == "uids":
@@ -239,7 +294,7 @@ class _Profile:
 
     def _uid(self, uid: str) -> str:
         """A UID of the UUID kind (PS3.5 B.2) that stands for another one; DICOM's own stay."""
-        if not uid or uid.startswith(STANDARD_ROOT):
+        if not uid or uid in UID_dictionary:
             return uid
         return f"2.25.{int.from_bytes(self._keyed('uid', uid)[:16], 'big')}"
 

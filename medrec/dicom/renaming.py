@@ -7,7 +7,6 @@ pseudonyms' key.
 
 import base64
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,17 +48,6 @@ class Renamed:
     def encrypted(self, key: bytes) -> bytes:
         """The bytes of the file under this key of pseudonyms."""
         return _cipher(key).encrypt(json.dumps(dict(self.first), sort_keys=True).encode())
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Put a private file in the place of an older one, whole or not at all."""
-    draft = path.with_name(f".{path.name}.draft")
-    draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
 
 
 def _cipher(key: bytes) -> Fernet:

@@ -6,17 +6,22 @@ not; what a person must mend (another patient there, a title that is not known) 
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from medrec import objects
-from medrec.dispatch.release import plan
+from medrec.dispatch.derived import ACCEPTED, MATCHED, REJECTED, derived, made, recorded
+from medrec.dispatch.matching import PLANNED, tracked
+from medrec.dispatch.release import NEVER, plan
 from medrec.dispatch.values import Delivered
 from medrec.errors import ConfigError, WorldError
 from medrec.home import Home
-from medrec.network import Outcome, Pacs, Person, RefusedError, UnreachableError, reach
+from medrec.network import Outcome, Pacs, Person, RefusedError, UnansweredError, UnreachableError, reach
 from medrec.objects import Label, NotReturnableError
 from medrec.peers import Destination, Peer
 from medrec.store import DeliveryRow, State, Store
+
+GONE = "its objects are gone from the outbox"
 
 
 def deliver(
@@ -33,35 +38,44 @@ def deliver(
     `clock` gives ISO-8601 UTC. A PACS that is away is not asked again in this round. Raises WorldError for trouble with
     the store itself.
     """
-    plan(store, home, destinations, clock())
     if retry:
         for row in store.deliveries(states=(State.FAILED,)):
             store.move(row, State.QUEUED, clock(), "asked for again")
-    waiting = store.deliveries(states=(State.QUEUED, State.HELD, State.SENT))
+    plan(store, home, destinations, clock())
     rules = {d.peer: d for d in destinations}
-    problems: list[str] = []
     done: list[DeliveryRow] = []
     away: dict[str, str] = {}
-    for row in waiting:
-        if row.destination in away or row.why == "its release is never":
+    silent: dict[str, str] = {}
+    for row in store.deliveries(states=(State.QUEUED, State.HELD, State.SENT)):
+        name = row.destination
+        if name in away or row.why == NEVER or _taken_back(store, row):
             done.append(row)
             continue
-        if row.destination not in peers:
+        if name not in peers:
             done.append(store.move(row, State.HELD, clock(), "there is no such peer any more"))
             continue
-        rule = rules.get(row.destination, Destination(peer=row.destination))
+        rule = rules.get(name, Destination(peer=name))
         try:
-            pacs = reach(row.destination, peers[row.destination], commitment_port=rule.commitment_port)
-            done.append(_Push(store, home, pacs, rule, clock).one(row))
-        except UnreachableError as error:
-            away[row.destination] = str(error)
-            done.append(store.move(row, row.state, clock(), str(error)))
+            pacs = reach(name, peers[name], commitment_port=rule.commitment_port)
         except ConfigError as error:
-            away[row.destination] = "; ".join(error.problems)
-            done.append(store.move(row, State.HELD, clock(), away[row.destination]))
-    problems += [f"{why}; what waits for it is delivered later" for why in away.values()]
+            away[name] = "; ".join(error.problems)
+            done.append(store.move(row, State.HELD, clock(), away[name]))
+            continue
+        push = _Push(store, home, pacs, rule, clock, row, confirms=name not in silent)
+        try:
+            done.append(push.run())
+        except UnreachableError as error:
+            (silent if isinstance(error, UnansweredError) else away)[name] = str(error)
+            done.append(store.move(push.row, push.row.state, clock(), str(error)))
+    problems = [f"{why}; what waits for it is delivered later" for why in away.values()]
+    problems += [f"{why}; it is asked again later" for why in silent.values()]
     review = store.deliveries(states=(State.REVIEW,))
     return Delivered((*done, *review), tuple(problems + _held(done)))
+
+
+def _taken_back(store: Store, row: DeliveryRow) -> bool:
+    """What a PACS hides because it was rejected must not be missed there and sent again."""
+    return row.kind == "results" and store.recalled(row.case) is not None
 
 
 def _held(rows: Sequence[DeliveryRow]) -> list[str]:
@@ -71,53 +85,101 @@ def _held(rows: Sequence[DeliveryRow]) -> list[str]:
 
 
 class _Push:
-    """One delivery's steps; the row that each returns says where it stands."""
+    """One delivery's steps; `row` says where it stands, also after one that broke off."""
 
-    def __init__(self, store: Store, home: Home, pacs: Pacs, rule: Destination, clock: Callable[[], str]) -> None:
+    def __init__(
+        self, store: Store, home: Home, pacs: Pacs, rule: Destination, clock: Callable[[], str], row: DeliveryRow,
+        *, confirms: bool,
+    ) -> None:  # fmt: skip
+        self.row = row
         self._store = store
         self._home = home
         self._pacs = pacs
         self._rule = rule
         self._clock = clock
+        self._confirms = confirms
 
-    def one(self, row: DeliveryRow) -> DeliveryRow:
+    def run(self) -> DeliveryRow:
         """Raises UnreachableError when the PACS is away."""
         try:
-            files = self._files(row)
+            files = self._files()
             labels = {path.name: objects.label(path) for path in files}
-            return self._bring(row, files, labels)
+            if self.row.state is not State.SENT:
+                self._known(files[0].parent)
+            self._bring(files, labels)
         except NotReturnableError as error:
-            return self._move(row, State.FAILED, str(error))
-        except RefusedError as error:
-            return self._move(row, State.HELD, str(error))
+            self._move(State.FAILED, str(error))
+        except RefusedError as error:  # what was sent is there or not, whatever its questions are worth
+            self._move(State.SENT if self.row.state is State.SENT else State.HELD, str(error))
         except UnreachableError:
             raise
-        except WorldError as error:  # our own disk
-            return self._move(row, row.state, str(error))
+        except WorldError as error:  # our own disk or port
+            self._move(self.row.state, str(error))
+        return self.row
 
-    def _bring(self, row: DeliveryRow, files: Sequence[Path], labels: Mapping[str, Label]) -> DeliveryRow:
+    def _bring(self, files: Sequence[Path], labels: Mapping[str, Label]) -> None:
         why = self._another_patient(next(iter(labels.values()))) if self._rule.check_patient else ""
         if why:
-            return self._move(row, State.HELD, why)
-        if row.state is not State.SENT:
-            row = self._send(row, files, labels)
-        return self._confirm(row, files, labels) if row.state is State.SENT else row
+            self._move(State.HELD, why)
+            return
+        if self.row.state is not State.SENT:
+            self._send(files, labels)
+        if self.row.state is State.SENT and self._confirms:
+            self._confirm(files, labels)
 
-    def _files(self, row: DeliveryRow) -> list[Path]:
-        """What this delivery sends: to a place that wants reviewed results, the accepted ones."""
-        folder = self._home.outbox / row.case
-        if row.kind == "rejection":
-            folder = self._home.outbox / f"{row.case}-rejected"
-        elif self._rule.release == "after_review":
-            who = self._store.accepted(row.case)
-            assert who is not None, "only an accepted case is queued for such a destination"
-            before, folder = folder, self._home.outbox / f"{row.case}-accepted"
-            if not folder.is_dir():
-                objects.place(objects.accept(before, *who), folder)
+    def _files(self) -> list[Path]:
+        """What this delivery sends, or has sent when it waits to be confirmed."""
+        if self.row.state is State.SENT:
+            return self._as_sent()
+        folder = self._folder()
         files = sorted(folder.glob("*.dcm"))
         if not files:
-            raise NotReturnableError("its objects are gone from the outbox")
+            reason = folder / objects.REASON
+            raise NotReturnableError(reason.read_text().strip() if reason.is_file() else GONE)
+        if self.row.kind == "results":
+            taken = {objects.FILES[kind] for kind in self._rule.objects}
+            files = [path for path in files if path.name in taken]
+        if not files:
+            raise NotReturnableError("it has none of the objects that the destination takes")
         return files
+
+    def _known(self, folder: Path) -> None:
+        """Raises NotReturnableError for objects that the ledger does not tell of: fitting UIDs anybody can compute."""
+        case = self.row.case
+        how = folder.name.removeprefix(case).removeprefix("-")
+        told = derived(self._store, self._home, case, how) if how else recorded(self._store, self._home, case)
+        if told:
+            raise NotReturnableError(told)
+
+    def _folder(self) -> Path:
+        """The rejection, or the results: to a place that wants reviewed ones, those that were accepted."""
+        case = self.row.case
+        before = self._home.outbox / case
+        if self.row.kind == "rejection":
+            return self._home.outbox / f"{case}-{REJECTED}"
+        who = self._store.accepted(case) if self._rule.release == "after_review" else None
+        if who is None and self._rule.release != "unreviewed":
+            raise RefusedError(NEVER)
+        if who is None and not tracked(self._store, case, PLANNED):
+            return before
+        how = MATCHED if who is None else ACCEPTED
+        folder = self._home.outbox / f"{case}-{how}"
+        if not folder.is_dir():
+            self._known(before)
+            objects.place(made(self._store, self._home, case, how) or (), folder)
+        return folder
+
+    def _as_sent(self) -> list[Path]:
+        """The very objects that the ledger says were sent, whatever the rule and the outbox have become."""
+        sent = self._store.sent(self.row.case, self.row.destination, self.row.kind)
+        found = {}
+        for folder in self._home.returned(self.row.case):
+            for path in sorted(folder.glob("*.dcm")):
+                with suppress(NotReturnableError):
+                    found[objects.label(path).instance] = path
+        if not sent or not sent <= found.keys():
+            raise NotReturnableError(GONE)
+        return sorted(found[instance] for instance in sent)
 
     def _another_patient(self, ours: Label) -> str:
         """Why the study there must not get these objects; "" when it may. Names no value."""
@@ -127,18 +189,20 @@ class _Push:
         different = Person(*ours.patient).differs(there)
         return f"the study there is somebody else's: another {', '.join(different)}" if different else ""
 
-    def _send(self, row: DeliveryRow, files: Sequence[Path], labels: Mapping[str, Label]) -> DeliveryRow:
+    def _send(self, files: Sequence[Path], labels: Mapping[str, Label]) -> None:
+        self.row = self._store.trying(self.row)
         outcomes = self._pacs.store(files)
         bad = [o for o in outcomes if not o.stored]
         warnings = _words([o for o in outcomes if o.warned])
         if not bad:
-            sent = {labels[p.name].instance: hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
-            return self._store.move(row, State.SENT, self._clock(), "", warnings, sent)
-        again = all(o.again for o in bad)
+            sent = {labels[p.name].instance: _digest(p) for p in files}
+            self.row = self._store.move(self.row, State.SENT, self._clock(), "", warnings, sent)
+            return
+        state = State.QUEUED if all(o.again for o in bad) else State.FAILED
         why = f"{len(bad)} of {len(files)} objects were not taken ({_words(bad)})"
-        return self._store.move(row, State.QUEUED if again else State.FAILED, self._clock(), why, warnings)
+        self.row = self._store.move(self.row, state, self._clock(), why, warnings)
 
-    def _confirm(self, row: DeliveryRow, files: Sequence[Path], labels: Mapping[str, Label]) -> DeliveryRow:
+    def _confirm(self, files: Sequence[Path], labels: Mapping[str, Label]) -> None:
         """By storage commitment where it is offered, else by asking for each object."""
         committed = self._pacs.committed(files)
         if committed is None:
@@ -148,12 +212,16 @@ class _Push:
             )  # fmt: skip
         missing = [path.name for path in files if path.name not in committed]
         if missing:
-            why = f"taken, but not there: {', '.join(missing)}; they are sent again"
-            return self._move(row, State.QUEUED, why)
-        return self._move(row, State.CONFIRMED, "")
+            self._move(State.QUEUED, f"taken, but not there: {', '.join(missing)}; they are sent again")
+        else:
+            self._move(State.CONFIRMED, "")
 
-    def _move(self, row: DeliveryRow, state: State, why: str) -> DeliveryRow:
-        return self._store.move(row, state, self._clock(), why)
+    def _move(self, state: State, why: str) -> None:
+        self.row = self._store.move(self.row, state, self._clock(), why)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _words(outcomes: Sequence[Outcome]) -> str:

@@ -5,15 +5,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 from medrec import objects
+from medrec.dispatch.derived import REJECTED, files_of, reject
 from medrec.home import Home
 from medrec.store import CaseRow, State, Store
 
 ARRIVED = (State.SENT, State.CONFIRMED)
+GONE = "its objects are gone from the outbox: what was sent must be taken back at the PACS itself"
 
 
 @dataclass(frozen=True, slots=True)
 class Affected:
-    """One report of the model; `standing` says in plain words what became of it, `sent` where its results went."""
+    """One report of the model; `standing` says in plain words what became of it, `sent` where its results went,
+    or may have gone in part."""
 
     case: str
     study: str
@@ -52,25 +55,28 @@ def _take_back(store: Store, home: Home, case: CaseRow, reason: str, clock: Call
     for row in store.deliveries(case=case.case):
         if row.kind != "results":
             continue
-        in_part = row.attempts > 0 and row.state is not State.WITHDRAWN  # a try may have left some of it there
-        if row.state in ARRIVED or in_part:
-            _write(home, case.case, *known)
-            store.enqueue(case.case, row.destination, "rejection", State.QUEUED, clock())
+        if row.state in ARRIVED or row.attempts:  # a try that failed, or was killed, may have left some of it there
+            there = _write(home, case.case, *known)
+            state, why = (State.QUEUED, "") if there else (State.FAILED, GONE)
+            store.enqueue(case.case, row.destination, "rejection", state, clock(), why)
         if row.state not in (*ARRIVED, State.WITHDRAWN):
             store.move(row, State.WITHDRAWN, clock(), f"recalled ({known[0]})")
 
 
-def _write(home: Home, case: str, reason: str, at: str) -> None:
-    """The rejection of everything that the case may have sent."""
-    folder = home.outbox / f"{case}-rejected"
-    if not folder.is_dir():
-        sent = [p for name in (case, f"{case}-accepted") for p in sorted((home.outbox / name).glob("*.dcm"))]
-        objects.place([objects.reject(sent, reason, case, at)], folder)
+def _write(home: Home, case: str, reason: str, at: str) -> bool:
+    """The rejection of everything that the case may have sent; False when nothing is left to tell what that was."""
+    folder = home.outbox / f"{case}-{REJECTED}"
+    if folder.is_dir():
+        return True
+    there = bool(files_of(home, case))
+    if there:
+        objects.place([reject(home, case, reason, at)], folder)
+    return there
 
 
 def _affected(store: Store, case: CaseRow) -> Affected:
     rows = store.deliveries(case=case.case)
-    sent = tuple(row.destination for row in rows if row.kind == "results" and row.state in ARRIVED)
+    sent = tuple(row.destination for row in rows if row.kind == "results" and (row.state in ARRIVED or row.attempts))
     taken_back = store.recalled(case.case)
     standing = "in force"
     if case.superseded_by is not None:

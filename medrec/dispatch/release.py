@@ -7,6 +7,8 @@ from medrec.objects import REASON
 from medrec.peers import Destination
 from medrec.store import DeliveryRow, State, Store
 
+NEVER = "its release is never"
+
 
 def plan(store: Store, home: Home, destinations: tuple[Destination, ...], now: str) -> None:
     """Begin a delivery for every case in force that holds objects, and move those whose rule or case has changed."""
@@ -34,11 +36,11 @@ def _judge_again(store: Store, row: DeliveryRow, destination: Destination | None
     if case is None or case.superseded_by is not None:
         store.move(row, State.WITHDRAWN, now, "a later case has taken its place")
     elif destination is None or destination.release == "never":
-        if row.why != "its release is never":
-            store.move(row, State.HELD, now, "its release is never")
+        if row.why != NEVER:
+            store.move(row, State.HELD, now, NEVER)
     else:
         allowed = _allowed(store, row.case, destination)
-        released = row.state is State.HELD and row.why == "its release is never"
+        released = row.state is State.HELD and row.why == NEVER
         if (row.state is State.REVIEW or released or allowed is State.REVIEW) and allowed is not row.state:
             store.move(row, allowed, now)
 

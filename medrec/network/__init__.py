@@ -8,7 +8,17 @@ what is sent is what lies in the file.
 and `web` speak to a PACS in either way behind `pacs`, `listener` is spoken to, `commitment` hears confirmations.
 """
 
-from medrec.network.pacs import Outcome, Pacs, Person, RefusedError, SeriesFound, StudyFound, UnreachableError, Wanted
+from medrec.network.pacs import (
+    Outcome,
+    Pacs,
+    Person,
+    RefusedError,
+    SeriesFound,
+    StudyFound,
+    UnansweredError,
+    UnreachableError,
+    Wanted,
+)
 from medrec.network.speaking import reach
 
 __all__ = [
@@ -18,6 +28,7 @@ __all__ = [
     "RefusedError",
     "SeriesFound",
     "StudyFound",
+    "UnansweredError",
     "UnreachableError",
     "Wanted",
     "reach",

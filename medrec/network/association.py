@@ -9,11 +9,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from pynetdicom import AE, _config
+from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 
 from medrec.errors import ConfigError
+from medrec.network.bounded import Answers, Line
 from medrec.network.contexts import MAX_PDU_BYTES
 from medrec.network.pacs import RefusedError, UnreachableError
 from medrec.peers import DimsePeer, Tls
@@ -24,6 +25,7 @@ _log.propagate = False
 _log.setLevel(logging.CRITICAL + 1)
 _config.LOG_HANDLER_LEVEL = "none"
 
+MAX_OBJECT_BYTES = 2**31  # as `dicom` reads at most
 # DICOM PS3.8 9.3.4: why an association was rejected for good, by (source, reason).
 REFUSALS = {
     (1, 3): "it does not know our AE title {ours}",
@@ -53,7 +55,7 @@ def opened(
         contexts=list(contexts),
         ae_title=peer.title,
         ext_neg=list(roles),
-        evt_handlers=list(handlers),
+        evt_handlers=[*handlers, (evt.EVT_CONN_OPEN, _bounded)],
         tls_args=None if peer.tls is None else (context(peer.tls, name, server=False), peer.host),
         max_pdu=MAX_PDU_BYTES,
     )
@@ -66,6 +68,14 @@ def opened(
         raise
     if association.is_established:
         association.release()
+
+
+def _bounded(event: Any) -> None:
+    """A peer may send garbage as well as a stranger: no longer message, and no object larger than a night reads."""
+    association = event.assoc
+    line, timeout_s = association.dul.socket, association.network_timeout
+    line.recv = Line(line, timeout_s)
+    association.dimse.receive_primitive = Answers(association, MAX_OBJECT_BYTES)
 
 
 def _why(name: str, peer: DimsePeer, association: Association) -> Exception:

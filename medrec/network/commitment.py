@@ -4,23 +4,26 @@ The answer comes over the same association, or over one that the PACS opens to u
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pydicom
 from pydicom.dataset import Dataset
-from pynetdicom import AE, evt
+from pynetdicom import build_context, evt
 from pynetdicom.sop_class import StorageCommitmentPushModel  # type: ignore[attr-defined]
 
 from medrec.errors import WorldError
 from medrec.network import contexts
-from medrec.network.association import opened
-from medrec.network.pacs import RefusedError, UnreachableError
+from medrec.network.association import context, opened
+from medrec.network.bounded import Bounds, Room, Server, arriving
+from medrec.network.pacs import RefusedError, UnansweredError, UnreachableError
 from medrec.peers import DimsePeer
 
 INSTANCE = "1.2.840.10008.1.20.1.1"  # the well-known instance, PS3.4 J.3.2
 REQUEST = 1
+CONNECTIONS, ANSWER_BYTES = 4, 2**20
 
 
 class Commitment:
@@ -37,7 +40,7 @@ class Commitment:
     def of(self, files: Sequence[Path]) -> frozenset[str]:
         """The names of those files that the PACS takes responsibility for.
 
-        Raises RefusedError when it offers none, UnreachableError when no answer comes in time.
+        Raises RefusedError when it offers none, UnansweredError when no answer comes in time.
         """
         names = {}
         question = Dataset()
@@ -58,7 +61,7 @@ class Commitment:
                 self._heard.wait(min(1.0, self._peer.timeout_s))
             self._heard.wait(self._peer.timeout_s)
         if self._answer is None:
-            raise UnreachableError(f"{self._name} did not answer the storage commitment in time")
+            raise UnansweredError(f"{self._name} did not answer the storage commitment in time")
         kept = {str(item.ReferencedSOPInstanceUID) for item in self._answer.get("ReferencedSOPSequence", [])}
         return frozenset(name for instance, name in names.items() if instance in kept)
 
@@ -69,29 +72,35 @@ class Commitment:
             self._heard.set()
         return 0, None
 
-    def _listening(self) -> "_Ear":
-        return _Ear(self._peer.ours, self._port, self._peer.timeout_s, [(evt.EVT_N_EVENT_REPORT, self._hear)])
-
-
-class _Ear:
-    """A server that takes nothing but the PACS's answer."""
-
-    def __init__(self, title: str, port: int, timeout_s: float, handlers: list[Any]) -> None:
-        self._ae = AE(title)
-        self._ae.require_called_aet = True
-        self._ae.acse_timeout = self._ae.dimse_timeout = self._ae.network_timeout = timeout_s
-        self._ae.add_supported_context(StorageCommitmentPushModel, list(contexts.NATIVE), scu_role=False, scp_role=True)
-        self._port, self._handlers = port, handlers
-
-    def __enter__(self) -> None:
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        """A server that takes nothing but the PACS's answer. Raises WorldError when the port cannot be had."""
+        peer = self._peer
+        accepted = build_context(StorageCommitmentPushModel, list(contexts.NATIVE))
+        accepted.scu_role, accepted.scp_role = False, True
+        server = Server(
+            peer.ours,
+            (),  # who answers may have another title; an answer without the question's number is none
+            ("", self._port),
+            Bounds(peer.timeout_s, CONNECTIONS, ANSWER_BYTES, Room(CONNECTIONS * ANSWER_BYTES)),
+            None if peer.tls is None else context(peer.tls, self._name, server=True),
+            contexts=[accepted],
+            evt_handlers=[(evt.EVT_N_EVENT_REPORT, self._hear_there)],
+        )
         try:
-            self._server = self._ae.start_server(("", self._port), block=False, evt_handlers=self._handlers)
+            server.__enter__()
         except OSError as error:
             raise WorldError(f"port {self._port} cannot be listened at: {error.strerror}") from None
+        try:
+            yield
+        finally:
+            server.__exit__()
 
-    def __exit__(self, *_: object) -> None:
-        if self._server is not None:
-            self._server.shutdown()
+    def _hear_there(self, event: Any) -> tuple[int, None]:
+        try:
+            return self._hear(event)
+        finally:
+            arriving(event.assoc).done()
 
 
 def _reference(ds: Dataset) -> Dataset:

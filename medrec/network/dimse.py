@@ -17,15 +17,25 @@ from medrec.errors import WorldError
 from medrec.network import contexts
 from medrec.network.association import alive, opened
 from medrec.network.commitment import Commitment
-from medrec.network.incoming import study_of
+from medrec.network.incoming import Guard, number, study_of, uid, value
 from medrec.network.listener import Listener
-from medrec.network.pacs import Keep, Outcome, Person, RefusedError, SeriesFound, StudyFound, UnreachableError, Wanted
+from medrec.network.pacs import (
+    MAX_ANSWERS,
+    Keep,
+    Outcome,
+    Person,
+    RefusedError,
+    SeriesFound,
+    StudyFound,
+    UnreachableError,
+    Wanted,
+)
 from medrec.peers import DimsePeer, Receive
 
 PENDING = (0xFF00, 0xFF01)
 # DICOM PS3.4 B.2.3 and PS3.7 annex C: what a later try may change.
 OUT_OF_RESOURCES = range(0xA700, 0xA800)
-PROCESSING_FAILURE = 0x0110
+PROCESSING_FAILURE, RESOURCE_LIMITATION = 0x0110, 0x0213
 DUPLICATE = 0x0111  # the same instance is there: a retry arrived before
 COERCED = (0xB000, 0xB006, 0xB007)
 SUBOPERATIONS_FAILED = 0xB000
@@ -64,62 +74,68 @@ class DimsePacs:
         """C-FIND at study level."""
         keys = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex")
         for found in self._find("STUDY", keys, StudyInstanceUID=study_uid):
-            if str(found.get("StudyInstanceUID", "")) == study_uid:
-                return Person(*(str(found.get(key) or "") for key in keys))
+            if value(found, "StudyInstanceUID") == study_uid:
+                return Person(*(value(found, key) for key in keys))
         return None
 
     def holds(self, study_uid: str, series_uid: str) -> frozenset[str]:
         """C-FIND at image level."""
         where = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": series_uid}
         found = self._find("IMAGE", ("SOPInstanceUID",), **where)
-        return frozenset(str(ds.get("SOPInstanceUID", "")) for ds in found) - {""}
+        return frozenset(uid(value(ds, "SOPInstanceUID")) for ds in found) - {""}
 
     def search(self, wanted: Wanted) -> tuple[StudyFound, ...]:
         """C-FIND at study level."""
         where = {"StudyDate": f"{wanted.first_date}-{wanted.last_date}", "ModalitiesInStudy": wanted.modality}
         answers = self._find("STUDY", ("StudyInstanceUID",), **where)
-        dates = {str(ds.get("StudyInstanceUID") or ""): str(ds.get("StudyDate") or "") for ds in answers}
-        return tuple(StudyFound(uid, dates[uid]) for uid in sorted(dates) if uid)
+        dates = {uid(value(ds, "StudyInstanceUID")): value(ds, "StudyDate") for ds in answers}
+        return tuple(StudyFound(study, dates[study]) for study in sorted(dates) if study)
 
     def series(self, study_uid: str) -> tuple[SeriesFound, ...]:
         """C-FIND at series level."""
         keys = ("SeriesInstanceUID", "Modality", "SeriesDescription", "NumberOfSeriesRelatedInstances")
         found = {}
         for ds in self._find("SERIES", keys, StudyInstanceUID=study_uid):
-            uid, modality, description, count = (str(ds.get(key) or "") for key in keys)
-            if uid:
-                found[uid] = SeriesFound(uid, modality, description, int(count) if count.isdigit() else None)
-        return tuple(found[uid] for uid in sorted(found))
+            series, modality, description, count = (value(ds, key) for key in keys)
+            if uid(series):
+                found[series] = SeriesFound(series, modality, description, number(count))
+        return tuple(found[series] for series in sorted(found))
 
-    def fetch(self, study_uid: str, series_uid: str, keep: Keep) -> int:
+    def fetch(self, study_uid: str, series_uid: str, keep: Keep) -> frozenset[str]:
         """C-GET, or C-MOVE to our own listener."""
-        bring = self._move if self._retrieve == "move" else self._get
-        return bring(study_uid, series_uid, keep)
+        if self._retrieve == "move":
+            return self._move(study_uid, series_uid, keep)
+        return self._get(study_uid, series_uid, keep)
 
     def committed(self, files: Sequence[Path]) -> frozenset[str] | None:
         """Storage commitment (PS3.4 annex J): asked for, then waited for on the port that the settings name."""
         if self._commitment_port is None:
             return None
-        return Commitment(self.name, self._peer, self._commitment_port).of(files)
+        try:
+            return Commitment(self.name, self._peer, self._commitment_port).of(files)
+        except RefusedError:  # what is not offered is asked for in the other way
+            return None
 
-    def _find(self, level: str, keys: Sequence[str], **where: str) -> Iterator[Dataset]:
+    def _find(self, level: str, keys: Sequence[str], **where: str) -> list[Dataset]:
         query = Dataset()
         query.QueryRetrieveLevel = level
         for keyword in keys:
             setattr(query, keyword, "")
-        for keyword, value in where.items():
-            setattr(query, keyword, value)
+        for keyword, asked in where.items():
+            setattr(query, keyword, asked)
+        answers = []
         with opened(self.name, self._peer, contexts.finding()) as association:
-            answers = list(association.send_c_find(query, StudyRootQueryRetrieveInformationModelFind))
-        for status, found in answers:
-            code = _status(status, self.name)
-            if code in PENDING and found is not None:
-                yield found
-            elif code not in (*PENDING, 0):
-                raise RefusedError(f"{self.name} cannot answer the query (status {code:04X})")
+            for status, found in association.send_c_find(query, StudyRootQueryRetrieveInformationModelFind):
+                code = _status(status, self.name)
+                if code not in (*PENDING, 0):
+                    raise RefusedError(f"{self.name} cannot answer the query (status {code:04X})")
+                answers += [found] if code in PENDING and found is not None else []
+                if len(answers) > MAX_ANSWERS:
+                    raise RefusedError(f"{self.name} does not stop answering: more than {MAX_ANSWERS} answers")
+        return answers
 
-    def _get(self, study_uid: str, series_uid: str, keep: Keep) -> int:
-        guard = _Guard(study_uid, keep)
+    def _get(self, study_uid: str, series_uid: str, keep: Keep) -> frozenset[str]:
+        guard = Guard(study_uid, series_uid, keep)
 
         def store(event: Any) -> int:
             content = event.encoded_dataset()
@@ -136,22 +152,21 @@ class DimsePacs:
         with opened(self.name, self._peer, contexts.getting(), roles, handlers) as association:
             answers = association.send_c_get(_of(study_uid, series_uid), StudyRootQueryRetrieveInformationModelGet)
             self._finish(answers)
-            guard.raise_trouble()
+            came = guard.came()
             alive(association, self.name)
-        return guard.received
+        return came
 
-    def _move(self, study_uid: str, series_uid: str, keep: Keep) -> int:
+    def _move(self, study_uid: str, series_uid: str, keep: Keep) -> frozenset[str]:
         if self._receive is None:
             raise RefusedError("C-MOVE needs intake.receive: where the PACS is to send the images")
-        guard = _Guard(study_uid, keep)
+        guard = Guard(study_uid, series_uid, keep)
         callers = tuple({*self._receive.callers, self._peer.title})
         settings = self._receive.model_copy(update={"callers": callers})
         with Listener(settings, guard), opened(self.name, self._peer, contexts.moving()) as association:
             query = _of(study_uid, series_uid)
             model = StudyRootQueryRetrieveInformationModelMove
             self._finish(association.send_c_move(query, settings.title, model))
-        guard.raise_trouble()
-        return guard.received
+        return guard.came()
 
     def _finish(self, answers: Iterator[tuple[Dataset, Dataset | None]]) -> None:
         """Wait until all has come. That some failed is for the caller's count to notice."""
@@ -161,31 +176,6 @@ class DimsePacs:
         if code not in (0, SUBOPERATIONS_FAILED):
             words = f"{self.name} cannot send a series (status {code:04X})"
             raise UnreachableError(words) if code in OUT_OF_RESOURCES else RefusedError(words)
-
-
-class _Guard:
-    """Lets through what was asked for, counts it, and remembers that it could not be kept."""
-
-    def __init__(self, study_uid: str, keep: Keep) -> None:
-        self.received = 0
-        self._study_uid = study_uid
-        self._keep = keep
-        self._trouble: WorldError | None = None
-
-    def __call__(self, study_uid: str, content: bytes) -> bool:
-        if study_uid != self._study_uid:
-            raise PermissionError
-        try:
-            new = self._keep(study_uid, content)
-        except WorldError as error:
-            self._trouble = error
-            raise
-        self.received += 1
-        return new
-
-    def raise_trouble(self) -> None:
-        if self._trouble is not None:
-            raise self._trouble
 
 
 def _of(study_uid: str, series_uid: str) -> Dataset:
@@ -202,5 +192,5 @@ def _status(status: Dataset, name: str) -> int:
 
 def _outcome(name: str, code: int) -> Outcome:
     stored = code in (0, DUPLICATE, *COERCED)
-    again = code in OUT_OF_RESOURCES or code == PROCESSING_FAILURE
+    again = code in OUT_OF_RESOURCES or code in (PROCESSING_FAILURE, RESOURCE_LIMITATION)
     return Outcome(name, stored, f"{code:04X}", again)

@@ -16,6 +16,10 @@ class UnreachableError(WorldError):
     """The peer is away, too slow, or broke off: trying again may help."""
 
 
+class UnansweredError(UnreachableError):
+    """The peer took what it was sent, and does not say that it keeps it: other objects may go all the same."""
+
+
 class RefusedError(DataError):
     """The peer does not want us or our object: trying again changes nothing."""
 
@@ -99,6 +103,7 @@ class Outcome:
         return self.stored and self.status != "0000"
 
 
+MAX_ANSWERS = 100_000  # to one question: more than any series has images, few enough to hold
 Keep = Callable[[str, bytes], bool]
 """Takes a study's UID and a whole file; says whether it was new."""
 
@@ -128,8 +133,8 @@ class Pacs(Protocol):
         """The series of a study."""
         ...
 
-    def fetch(self, study_uid: str, series_uid: str, keep: Keep) -> int:
-        """Bring a series' files, one at a time, to `keep`; returns how many came. Other studies' are refused."""
+    def fetch(self, study_uid: str, series_uid: str, keep: Keep) -> frozenset[str]:
+        """Bring a series' files, one at a time, to `keep`; returns their SOP Instance UIDs. Others are refused."""
         ...
 
     def committed(self, files: Sequence[Path]) -> frozenset[str] | None:

@@ -4,7 +4,7 @@ import io
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,26 @@ import pydicom
 import requests
 from dicomweb_client.api import DICOMwebClient
 
-from medrec.errors import ConfigError
-from medrec.network.incoming import study_of
-from medrec.network.pacs import Keep, Outcome, Person, RefusedError, SeriesFound, StudyFound, UnreachableError, Wanted
+from medrec.errors import ConfigError, MedrecError
+from medrec.network.incoming import Guard, number, study_of, uid
+from medrec.network.pacs import (
+    MAX_ANSWERS,
+    Keep,
+    Outcome,
+    Person,
+    RefusedError,
+    SeriesFound,
+    StudyFound,
+    UnreachableError,
+    Wanted,
+)
 from medrec.peers import WebPeer
 
 for _name in ("dicomweb_client", "urllib3"):  # they log addresses, which hold UIDs
     logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
 
-# What a later try may change (RFC 9110, RFC 6585): too slow, too many, the server's own trouble.
-AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+# What a later try may change (RFC 9110, 6585, 4918): too slow, too many, the server's own trouble, its full disk.
+AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504, 507})
 DUPLICATE = 0x0111
 # DICOM JSON (PS3.18 annex F): tags by keyword.
 TAGS = {
@@ -65,10 +75,10 @@ class WebPacs:
         try:
             with self._plain_words():
                 answer = self._client.store_instances([pydicom.dcmread(path)])
+                failed = [int(i.get("FailureReason", 0)) for i in answer.get("FailedSOPSequence", [])]
+                warned = [int(i.get("WarningReason", 0)) for i in answer.get("ReferencedSOPSequence", [])]
         except _ObjectRefusedError as refused:
             return Outcome(path.name, stored=False, status=f"HTTP {refused.status}")
-        failed = [int(i.get("FailureReason", 0)) for i in answer.get("FailedSOPSequence", [])]
-        warned = [int(i.get("WarningReason", 0)) for i in answer.get("ReferencedSOPSequence", [])]
         if failed:
             again = 0xA700 <= failed[0] < 0xA800 or failed[0] == 0x0110
             return Outcome(path.name, failed[0] == DUPLICATE, f"{failed[0]:04X}", again)
@@ -86,36 +96,35 @@ class WebPacs:
     def holds(self, study_uid: str, series_uid: str) -> frozenset[str]:
         """QIDO-RS for the instances of one series."""
         found = self._search("instances", {}, study_instance_uid=study_uid, series_instance_uid=series_uid)
-        return frozenset(_text(one, "SOPInstanceUID") for one in found) - {""}
+        return frozenset(uid(_text(one, "SOPInstanceUID")) for one in found) - {""}
 
     def search(self, wanted: Wanted) -> tuple[StudyFound, ...]:
         """QIDO-RS for studies."""
         where = {"StudyDate": f"{wanted.first_date}-{wanted.last_date}", "ModalitiesInStudy": wanted.modality}
         answers = self._search("studies", where)
-        dates = {_text(one, "StudyInstanceUID"): _text(one, "StudyDate") for one in answers}
-        return tuple(StudyFound(uid, dates[uid]) for uid in sorted(dates) if uid)
+        dates = {uid(_text(one, "StudyInstanceUID")): _text(one, "StudyDate") for one in answers}
+        return tuple(StudyFound(study, dates[study]) for study in sorted(dates) if study)
 
     def series(self, study_uid: str) -> tuple[SeriesFound, ...]:
         """QIDO-RS for the series of one study."""
         keys = ("SeriesInstanceUID", "Modality", "SeriesDescription", "NumberOfSeriesRelatedInstances")
         found = {}
         for one in self._search("series", {}, study_instance_uid=study_uid, fields=list(keys)):
-            uid, modality, description, count = (_text(one, key) for key in keys)
-            if uid:
-                found[uid] = SeriesFound(uid, modality, description, int(count) if count.isdigit() else None)
-        return tuple(found[uid] for uid in sorted(found))
+            series, modality, description, count = (_text(one, key) for key in keys)
+            if uid(series):
+                found[series] = SeriesFound(series, modality, description, number(count))
+        return tuple(found[series] for series in sorted(found))
 
-    def fetch(self, study_uid: str, series_uid: str, keep: Keep) -> int:
+    def fetch(self, study_uid: str, series_uid: str, keep: Keep) -> frozenset[str]:
         """WADO-RS, an object at a time."""
-        received = 0
+        guard = Guard(study_uid, series_uid, keep)
         with self._plain_words():
             for ds in self._client.iter_series(study_uid, series_uid, media_types=(("application/dicom", "*"),)):
                 packed = io.BytesIO()
                 ds.save_as(packed, enforce_file_format=True)
-                if study_of(packed.getvalue()) == study_uid:
-                    keep(study_uid, packed.getvalue())
-                    received += 1
-        return received
+                with suppress(PermissionError):
+                    guard(study_of(packed.getvalue()) or "", packed.getvalue())
+        return guard.came()
 
     def committed(self, files: Sequence[Path]) -> None:
         """DICOMweb has no storage commitment that peers offer (PS3.18 13 is younger than they are)."""
@@ -128,6 +137,8 @@ class WebPacs:
                 page = search(search_filters=where, limit=PAGE, offset=len(found), **more)
                 fresh = [one for one in page if one not in found[-PAGE:]]
                 found += fresh
+                if len(found) > MAX_ANSWERS:
+                    raise RefusedError(f"{self.name} does not stop answering: more than {MAX_ANSWERS} answers")
                 if len(page) < PAGE or not fresh:  # a server may not know of pages, and send the first for ever
                     return found
 
@@ -144,7 +155,9 @@ class WebPacs:
             raise _ObjectRefusedError(self.name, status) from None
         except (requests.RequestException, OSError) as error:
             raise UnreachableError(f"{self.name} does not answer ({type(error).__name__})") from None
-        except (ValueError, KeyError, AttributeError) as error:  # what came is not what the standard says
+        except MedrecError:
+            raise
+        except Exception as error:  # what came is not what the standard says, and may make any library raise anything
             raise UnreachableError(f"{self.name} answers something else ({type(error).__name__})") from None
 
 
@@ -158,8 +171,10 @@ class _ObjectRefusedError(RefusedError):
 
 def _text(one: dict[str, Any], keyword: str) -> str:
     """The first value of an attribute in DICOM JSON, "" when there is none; of a name all groups."""
-    values = one.get(TAGS[keyword], {}).get("Value") or [""]
-    first = values[0]
+    try:
+        first = (one[TAGS[keyword]].get("Value") or [""])[0]
+    except (KeyError, IndexError, TypeError, AttributeError):
+        return ""
     if isinstance(first, dict):
         groups = [str(first.get(k, "")) for k in ("Alphabetic", "Ideographic", "Phonetic")]
         return "=".join(groups).rstrip("=")

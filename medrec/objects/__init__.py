@@ -5,7 +5,8 @@ Refuses what cannot be returned by name (`NotReturnableError`). Invariants: a UI
 come from the case record, so that writing again gives the same bytes; refused and failed studies have no objects.
 
 `uids` names, `carried` knows what every object carries, `dicom_seg`, `dicom_sr` and `encapsulated_pdf` (with `page`)
-write one kind each; `outbox` puts them on the disk, `reviewed` says of them that a person accepted them, `rejection`
+write one kind each; `outbox` puts them on the disk, `reviewed` writes them again once a person accepted them or said
+which lesions are known, `rejection`
 takes them back.
 """
 
@@ -13,9 +14,10 @@ import logging
 import warnings
 
 from medrec.objects.carried import NotReturnableError
+from medrec.objects.dicom_seg import tracking
 from medrec.objects.outbox import FILES, REASON, Label, Written, label, make, place, refusal
 from medrec.objects.rejection import reject
-from medrec.objects.reviewed import accept
+from medrec.objects.reviewed import accept, match
 
 # Whatever highdicom has to say would quote the header.
 warnings.filterwarnings("ignore", module=r"highdicom(\.|$)")
@@ -31,7 +33,9 @@ __all__ = [
     "accept",
     "label",
     "make",
+    "match",
     "place",
     "refusal",
     "reject",
+    "tracking",
 ]

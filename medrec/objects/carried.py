@@ -1,8 +1,8 @@
 """From a source's header to what every object carries: whose it is, of which study, and from which images.
 
-Owns the list of what is carried. Text is carried as it is, in UTF-8; a date, time or code that is not well-formed is
-left empty (all of them may be, DICOM PS3.3 C.7.1.1 and C.7.2.1), because an object that a PACS refuses helps nobody.
-Refuses a source without study, series or frame of reference: those are never made up.
+Owns the list of what is carried. Text is carried as it is, in UTF-8; what is not well-formed is left empty (it may
+be, DICOM PS3.3 C.7.1.1 and C.7.2.1), because an object that a PACS refuses helps nobody. Refuses a source without
+study, series or frame of reference, which are never made up, and one whose patient is not told in one line.
 """
 
 import re
@@ -31,14 +31,20 @@ BESIDE = (
     "StudyDescription",
     "TimezoneOffsetFromUTC",
 )
+_LINE = r"[^\x00-\x1f\x7f\\]"  # one value, without what steers a terminal or a parser
 WELL_FORMED = {
-    "DA": re.compile(r"\d{8}"),
-    "TM": re.compile(r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?"),
+    "DA": re.compile(r"\d{4}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])"),
+    "TM": re.compile(r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?"),
     "AS": re.compile(r"\d{3}[DWMY]"),
-    "DS": re.compile(r"[+-]?\d{1,8}(\.\d{1,6})?"),
+    "DS": re.compile(r"\d{1,8}(\.\d{1,6})?"),
+    "SH": re.compile(_LINE + "{0,16}"),
+    "LO": re.compile(_LINE + "{0,64}"),
+    "PN": re.compile("{0}(={0}){{0,2}}".format(r"[^\x00-\x1f\x7f\\=]{0,64}")),
     "PatientSex": re.compile(r"[MFO]"),
-    "TimezoneOffsetFromUTC": re.compile(r"[+-]\d{4}"),
+    "TimezoneOffsetFromUTC": re.compile(r"[+-](0\d|1[0-4])[0-5]\d"),
 }
+# What tells whose it is goes back whole, however long it is there: half of it would be somebody else's.
+WHOLE = {key: re.compile(_LINE + "*") for key in ("PatientID", "PatientName", "IssuerOfPatientID", "AccessionNumber")}
 
 
 class NotReturnableError(DataError):
@@ -50,7 +56,7 @@ def identity(source: Source) -> Dataset:
     found = Dataset()
     for keyword in ("StudyInstanceUID", "FrameOfReferenceUID", "SeriesInstanceUID"):
         value = header.text(source.header, keyword)
-        if not UID(value).is_valid:
+        if not UID(value).is_valid or value == uids.UNKNOWN:
             raise NotReturnableError(f"the source has no valid {keyword}")
         if keyword != "SeriesInstanceUID":
             setattr(found, keyword, value)
@@ -64,6 +70,10 @@ def identity(source: Source) -> Dataset:
 
 def _value(source: Source, keyword: str) -> str:
     value = header.text(source.header, keyword)
+    if keyword in WHOLE:
+        if not WHOLE[keyword].fullmatch(value) or uids.UNKNOWN in value:
+            raise NotReturnableError(f"the {keyword} of the source is no single line of text")
+        return value
     pattern = WELL_FORMED.get(keyword) or WELL_FORMED.get(dictionary_VR(keyword))
     return value if pattern is None or pattern.fullmatch(value) else ""
 

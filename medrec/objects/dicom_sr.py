@@ -140,7 +140,7 @@ def _group(
     finding: Finding, case: Case, card: ModelCard, source: Dataset, seg: Dataset
 ) -> sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
     """TID 1411: one lesion."""
-    uid, words = tracking(case.report, finding.number)
+    uid, words = tracking(case.report.case, case.report.created, finding.number)
     site = card.returned.site
     algorithm = sr.AlgorithmIdentification(
         name=f"medrec {card.name}",

@@ -8,13 +8,14 @@ from pydicom.uid import EncapsulatedPDFStorage, ExplicitVRLittleEndian
 from medrec import __version__
 from medrec.dicom import Source
 from medrec.objects import carried, page, uids
+from medrec.objects.page import Pages
 from medrec.report import Case
 
 SERIES_NUMBER = 9003
-TITLE = "AI report, unreviewed"
+TITLE, ACCEPTED = "AI report, unreviewed", "AI report, accepted"
 
 
-def write(case: Case, source: Source) -> Dataset:
+def write(case: Case, source: Source, pages: Pages) -> Dataset:
     """The pages of an analysed case, with the patient's name on them."""
     card = case.card
     assert card is not None
@@ -36,16 +37,26 @@ def write(case: Case, source: Source) -> Dataset:
     )
     ds.ConversionType = "WSD"
     ds.BurnedInAnnotation = "YES"
-    ds.DocumentTitle = TITLE
+    ds.DocumentTitle, ds.VerificationFlag = TITLE, "UNVERIFIED"
     ds.ConceptNameCodeSequence = [hd.sr.CodedConcept.from_code(codes.cid7021.ImagingMeasurementReport)]
     ds.AcquisitionDateTime = ""
     ds.SourceInstanceSequence = carried.references(source)
     ds.MIMETypeOfEncapsulatedDocument = "application/pdf"
-    pages = page.render(case, _lines(who))
-    ds.EncapsulatedDocumentLength = len(pages)
-    ds.EncapsulatedDocument = pages + b"\0" * (len(pages) % 2)
+    _put(ds, page.render(pages, _lines(who)))
     carried.complete(ds, who, case.report, "pdf")
     return ds
+
+
+def accept(ds: Dataset, pages: Pages, reviewer: str, day: str) -> None:
+    """Draw the pages of a document again, with who accepted them and when (YYYY-MM-DD)."""
+    name = " ".join(reviewer.replace("^", " ").split())
+    _put(ds, page.render(pages, _lines(ds), f"made by a network, accepted by {name} on {day}"))
+    ds.DocumentTitle, ds.VerificationFlag = ACCEPTED, "VERIFIED"
+
+
+def _put(ds: Dataset, pdf: bytes) -> None:
+    ds.EncapsulatedDocumentLength = len(pdf)
+    ds.EncapsulatedDocument = pdf + b"\0" * (len(pdf) % 2)
 
 
 def _lines(who: Dataset) -> dict[str, str]:

@@ -4,30 +4,34 @@ Invariant: a folder under its final name holds everything that the case returns;
 overwritten.
 """
 
+import gc
 import hashlib
 import io
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pydicom
 from pydicom.dataset import Dataset
 
+from medrec import disk
 from medrec.dicom import Source
 from medrec.errors import WorldError
-from medrec.objects import dicom_seg, dicom_sr, encapsulated_pdf, uids
+from medrec.objects import dicom_seg, dicom_sr, encapsulated_pdf, page, uids
 from medrec.objects.carried import NotReturnableError
 from medrec.report import Case, Status
 
 REASON = "reason.txt"  # why a case has no objects
 FILES = {"seg": "seg.dcm", "sr": "sr.dcm", "pdf": "report.dcm"}
+PAGES = "pages.json"  # what the PDF was drawn from: it is drawn again once somebody has accepted it
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """One file of the outbox as bytes; `instance` is its SOP Instance UID, which follows from them."""
+    """One file of the outbox as bytes; `instance` is its SOP Instance UID, which follows from them, "" of no object."""
 
     name: str
     instance: str
@@ -50,18 +54,33 @@ def make(case: Case, source: Source, predecessor: Path | None = None, anchor: st
         return ()
     wanted = case.card.returned.objects
     try:
-        seg = dicom_seg.write(case, source) if "seg" in wanted else None
-        found = [written(FILES["seg"], seg)] if seg is not None else []
-        if "sr" in wanted:  # it refers to the segmentation by the UID that sealing gave it
-            report = dicom_sr.write(case, source, seg, _predecessors(predecessor, source), anchor)
-            found.append(written(FILES["sr"], report))
-        if "pdf" in wanted:
-            found.append(written(FILES["pdf"], encapsulated_pdf.write(case, source)))
-        return tuple(found)
+        with _uncollected():
+            seg = dicom_seg.write(case, source) if "seg" in wanted else None
+            found = [written(FILES["seg"], seg)] if seg is not None else []
+            if "sr" in wanted:  # it refers to the segmentation by the UID that sealing gave it
+                report = dicom_sr.write(case, source, seg, _predecessors(predecessor, source), anchor)
+                found.append(written(FILES["sr"], report))
+            if "pdf" in wanted:
+                pages = page.of(case)
+                found.append(written(FILES["pdf"], encapsulated_pdf.write(case, source, pages)))
+                found.append(Written(PAGES, "", page.pack(pages)))
+            return tuple(found)
     except (NotReturnableError, MemoryError):
         raise
     except Exception as error:  # a crafted header may make a library raise anything, with its values in the text
         raise NotReturnableError(f"its header does not allow it ({type(error).__name__})") from None
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the collector of cycles: a hundred lesions are 40,000 small elements, gone through again and again."""
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -117,7 +136,7 @@ def place(objects: Sequence[Written], folder: Path) -> None:
                 os.fsync(file.fileno())
         shutil.rmtree(folder, ignore_errors=True)
         draft.rename(folder)
-        _flush(folder.parent)
+        disk.flush(folder.parent)
     except OSError as error:
         shutil.rmtree(draft, ignore_errors=True)
         raise WorldError(f"the outbox cannot be written: {os.strerror(error.errno or 0)}") from error
@@ -136,11 +155,3 @@ def _predecessors(folder: Path | None, source: Source) -> list[Dataset]:
     paths = [at / FILES["sr"] for at in (folder, folder.with_name(f"{folder.name}-accepted"))]
     found = [pydicom.dcmread(path, stop_before_pixels=True) for path in paths if path.is_file()]
     return [ds for ds in found if ds.StudyInstanceUID == source.header.get("StudyInstanceUID")]
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -23,7 +23,8 @@ NAME = "rejection.dcm"
 
 def reject(objects: Sequence[Path], reason: str, case: str, at: str) -> Written:
     """The document that rejects the objects of a case; `reason` is a key of TITLES, `at` ISO-8601 UTC."""
-    rejected = [pydicom.dcmread(path, stop_before_pixels=True) for path in objects]
+    headers = (pydicom.dcmread(path, stop_before_pixels=True) for path in objects)
+    rejected = list({ds.SOPInstanceUID: ds for ds in headers}.values())
     (who, *_) = [anonymous(ds) for ds in rejected]
     document = KeyObjectSelectionDocument(
         evidence=rejected,
@@ -45,4 +46,6 @@ def reject(objects: Sequence[Path], reason: str, case: str, at: str) -> Written:
     for name in ("InstanceCreation", "Content", "Series"):
         setattr(document, f"{name}Date", date)
         setattr(document, f"{name}Time", time)
+    for item in document.get("ContributingEquipmentSequence", ()):  # highdicom's own, with the clock's time
+        item.ContributionDateTime = date + time
     return written(NAME, document)

@@ -91,17 +91,18 @@ def _count(pacs: Pacs, study_uid: str, series: SeriesFound) -> int:
 
 def _fetch(pacs: Pacs, item: Item, spool: Spool) -> tuple[Item, str]:
     """One study, asked for a few times while images are missing."""
-    here = 0
+    came: set[str] = set()
     for _ in range(TRIES):
         try:
             for series in _images(pacs.series(item.study_uid)):
-                pacs.fetch(item.study_uid, series.series_uid, spool.keep)
+                came |= pacs.fetch(item.study_uid, series.series_uid, spool.keep)
         except RefusedError as error:
             return item, str(error)
-        here = spool.arrived(item.study_uid)
-        if here >= item.expected:
-            return Item(item.study_uid, item.expected, spool.complete(item.study_uid), done=True), ""
-    return replace(item, received=here), f"{here} of {item.expected} images came; it is asked for again next time"
+        if len(came) >= item.expected:
+            spool.complete(item.study_uid)
+            return replace(item, received=len(came), done=True), ""
+    why = f"{len(came)} of {item.expected} images came; it is asked for again next time"
+    return replace(item, received=len(came)), why
 
 
 def _merged(known: list[Item], found: list[Item]) -> list[Item]:

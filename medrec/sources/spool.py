@@ -11,6 +11,7 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
+from medrec import disk
 from medrec.dicom import Pseudonyms
 from medrec.errors import ConfigError, WorldError
 
@@ -51,10 +52,12 @@ class Spool:
         part = folder / f".{secrets.token_hex(8)}.part"
         for last in (False, False, True):
             try:
+                new = not folder.is_dir()
                 folder.mkdir(mode=0o700, exist_ok=True)
                 _write(part, folder / name, content)
+                if new:
+                    disk.flush(self.incoming)
             except OSError as error:
-                part.unlink(missing_ok=True)
                 if last or not isinstance(error, FileNotFoundError):  # the folder may have been handed over just now
                     raise WorldError(f"what came cannot be kept: {os.strerror(error.errno or 0)}") from None
             else:
@@ -66,45 +69,63 @@ class Spool:
 
         Raises WorldError when the disk does not allow it.
         """
-        settled = 0
-        try:
-            for folder in sorted(self.incoming.iterdir()):
+        settled, trouble = 0, None
+        for folder in sorted(path for path in self.incoming.iterdir() if path.is_dir()):
+            try:
                 if now_s - folder.stat().st_mtime >= quiet_s and not any(folder.glob(".*.part")):
                     settled += self._hand_over(folder)
-        except OSError as error:
-            raise WorldError(f"a study cannot be handed over: {os.strerror(error.errno or 0)}") from None
+            except (OSError, WorldError) as error:  # the studies after this one do not wait for it
+                trouble = error
+        if trouble is not None and not settled:
+            raise trouble if isinstance(trouble, WorldError) else _cannot(trouble)
         return settled
 
-    def arrived(self, study_uid: str) -> int:
-        """How many files of a study are here, whether it was handed over or not."""
-        study = self._names.of("study", study_uid)
-        return len({path.name for part in (self.incoming, self.studies) for path in (part / study).glob("*.dcm")})
+    def complete(self, study_uid: str) -> None:
+        """Hand over one study at once: who fetched it knows that nothing more comes.
 
-    def complete(self, study_uid: str) -> int:
-        """Hand over one study at once: who fetched it knows that nothing more comes. Returns its number of files."""
-        study = self._names.of("study", study_uid)
-        if (self.incoming / study).is_dir():
-            self._hand_over(self.incoming / study)
-        return sum(1 for _ in (self.studies / study).glob("*.dcm"))
+        Raises WorldError when the disk does not allow it.
+        """
+        folder = self.incoming / self._names.of("study", study_uid)
+        try:
+            if folder.is_dir():
+                self._hand_over(folder)
+        except FileNotFoundError:  # the listener beside us handed it over just now
+            return
+        except OSError as error:
+            raise _cannot(error) from None
 
     def _hand_over(self, folder: Path) -> int:
         """A new study moves as a whole; late slices of one that is there already are added to it."""
         final = self.studies / folder.name
         if not final.exists() and any(folder.iterdir()):
             folder.rename(final)
+            disk.flush(self.studies)
+            disk.flush(self.incoming)
             return 1
         late = sorted(folder.iterdir())
         for path in late:
             path.rename(final / path.name)
+        if late:
+            disk.flush(final)
         with suppress(OSError):  # something came in between: next time
             folder.rmdir()
         return 1 if late else 0
 
 
 def _write(part: Path, final: Path, content: bytes) -> None:
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fdatasync(file.fileno())
-    part.rename(final)
+    """Bytes, then name, on the disk: a power failure after this leaves the file whole under its name."""
+    try:
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fdatasync(file.fileno())
+        part.rename(final)
+    except BaseException:  # want of memory, too, must not leave a part that keeps its study from becoming quiet
+        part.unlink(missing_ok=True)
+        raise
+    disk.flush(final.parent)
+
+
+def _cannot(error: OSError) -> WorldError:
+    return WorldError(f"a study cannot be handed over: {os.strerror(error.errno or 0)}")

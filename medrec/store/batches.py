@@ -1,11 +1,14 @@
 """Batches and studies."""
 
+import hashlib
+
 import sqlalchemy as sa
 
 from medrec.errors import DataError
+from medrec.events import NIGHT_FINISHED
 from medrec.store.rows import BatchRow
-from medrec.store.session import Session
-from medrec.store.tables import BATCHES, STUDIES
+from medrec.store.session import Session, Tail
+from medrec.store.tables import BATCHES, LEDGER_SUBJECTS, STUDIES, STUDY_PATIENTS
 
 
 class Batches(Session):
@@ -21,9 +24,28 @@ class Batches(Session):
         Raises:
             DataError: no such batch was started.
         """
-        where = BATCHES.c.batch == batch
-        if not self._update(sa.update(BATCHES).where(where).values(finished_at=at, summary=summary)):
-            raise DataError(f"batch {batch} cannot be finished: it was never started in this store")
+
+        def write(tail: Tail) -> None:
+            where = BATCHES.c.batch == batch
+            started = tail.connection.execute(sa.select(BATCHES.c.started_at).where(where)).scalar()
+            if started is None:
+                raise DataError(f"batch {batch} cannot be finished: it was never started in this store")
+            tail.add(NIGHT_FINISHED, at, _night(batch, started, at, summary))
+            tail.connection.execute(sa.update(BATCHES).where(where).values(finished_at=at, summary=summary))
+
+        self._extend(write)
+
+    def seal_nights(self, at: str) -> None:
+        """Give the nights that an earlier release finished their records: once, before any night has one."""
+
+        def write(tail: Tail) -> None:
+            there = sa.select(LEDGER_SUBJECTS.c.seq).where(LEDGER_SUBJECTS.c.kind == NIGHT_FINISHED).limit(1)
+            if tail.connection.execute(there).first() is not None:
+                return
+            for row in tail.connection.execute(sa.select(BATCHES).where(BATCHES.c.summary.is_not(None))).all():
+                tail.add(NIGHT_FINISHED, at, _night(row.batch, row.started_at, row.finished_at, row.summary))
+
+        self._extend(write)
 
     def set_batch_run(self, batch: str, run_id: str) -> None:
         """Note the MLflow run that shows a batch."""
@@ -36,6 +58,26 @@ class Batches(Session):
         )
         return tuple(BatchRow(*row) for row in rows)
 
-    def remember_study(self, study: str, patient: str, at: str) -> None:
-        """Note that a study exists; when it is known already, nothing changes."""
+    def remember_study(self, study: str, patient: str, at: str, patients: tuple[str, ...] = ()) -> None:
+        """Note that a study exists; when it is known already, nothing changes.
+
+        `patients` are all whom its files name, where that is more than one; `patient` is the study's own name then.
+        """
         self._insert_once(STUDIES, {"study": study, "patient": patient, "first_seen": at})
+        if len(patients) < 2:
+            return
+        c = STUDY_PATIENTS.c
+        with self._writing() as connection:
+            known = set(connection.execute(sa.select(c.patient).where(c.study == study)).scalars())
+            for one in sorted(set(patients) - known):
+                connection.execute(sa.insert(STUDY_PATIENTS).values(study=study, patient=one))
+
+
+def digest_of_summary(summary: str) -> str:
+    """What the ledger keeps of a night's summary, which carries a salt of its own."""
+    return hashlib.sha256(summary.encode()).hexdigest()
+
+
+def _night(batch: str, started: str, finished: str, summary: str) -> dict[str, object]:
+    told: dict[str, object] = {"batch": batch, "started_at": started, "finished_at": finished}
+    return told | {"summary": digest_of_summary(summary)}

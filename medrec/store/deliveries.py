@@ -11,8 +11,9 @@ from enum import StrEnum
 import sqlalchemy as sa
 
 from medrec.report import Status
+from medrec.store.ledger import Ledger
 from medrec.store.rows import CaseRow, case_row
-from medrec.store.session import Session, Tail
+from medrec.store.session import Tail
 from medrec.store.tables import ACCEPTED, CASES, DELIVERIES, RECALLED
 
 WHY_LENGTH = 500
@@ -36,7 +37,10 @@ OPEN = (State.REVIEW, State.QUEUED, State.HELD, State.SENT)
 
 @dataclass(frozen=True, slots=True)
 class DeliveryRow:
-    """One case on its way to one destination; `kind` is "results", or "rejection" of what was sent before."""
+    """One case on its way to one destination; `kind` is "results", or "rejection" of what was sent before.
+
+    `attempts` counts the times that sending was begun: with the first of them something of it may be there.
+    """
 
     id: int
     case: str
@@ -50,7 +54,7 @@ class DeliveryRow:
     changed_at: str
 
 
-class Deliveries(Session):
+class Deliveries(Ledger):
     """What the store knows of deliveries to a PACS."""
 
     def undelivered(self, destination: str) -> tuple[CaseRow, ...]:
@@ -96,25 +100,38 @@ class Deliveries(Session):
         warnings: str = "",
         objects: Mapping[str, str] | None = None,
     ) -> DeliveryRow:
-        """Note where a delivery stands now; returns it. A try that changed nothing is counted, and leaves no record.
+        """Note where a delivery stands now; returns it. What changed nothing leaves no record.
 
         `objects` are the SHA-256 of what was sent by SOP Instance UID, for the ledger; ours follow from content.
         """
         why, warnings = why[:WHY_LENGTH], warnings[:WHY_LENGTH] or row.warnings
-        new = replace(row, state=state, why=why, warnings=warnings, attempts=row.attempts + 1, changed_at=at)
-        values = {name: getattr(new, name) for name in ("why", "warnings", "attempts", "changed_at")}
+        new = replace(row, state=state, why=why, warnings=warnings, changed_at=at)
+        values = {name: getattr(new, name) for name in ("why", "warnings", "changed_at")}
 
         def write(tail: Tail) -> None:
             if state is not row.state or why != row.why:
                 told = _facts(row.case, row.destination, row.kind, state, why)
                 told |= {"warnings": warnings} if warnings else {}
-                told |= {"what": sorted(objects), "objects": dict(objects)} if objects else {}
+                told |= {"what": sorted(objects), "objects": dict(objects), "kind": row.kind} if objects else {}
                 tail.add(STATE if objects is None else SENT, at, told)
             where = DELIVERIES.c.id == row.id
             tail.connection.execute(sa.update(DELIVERIES).where(where).values(**values, state=state.value))
 
         self._extend(write)
         return new
+
+    def trying(self, row: DeliveryRow) -> DeliveryRow:
+        """Note that sending begins, before it does: a night that is killed then has perhaps sent something."""
+        new = replace(row, attempts=row.attempts + 1)
+        self._update(sa.update(DELIVERIES).where(DELIVERIES.c.id == row.id).values(attempts=new.attempts))
+        return new
+
+    def sent(self, case: str, destination: str, kind: str) -> frozenset[str]:
+        """The SOP Instance UIDs of what a destination was last sent, from the ledger; none when it was sent nothing."""
+        told = [r.facts for _, r in self.about(f"case {case}") if r.kind == SENT]
+        # "objects" are there in a record of ours alone: one of MLflow's has none.
+        last = [f["objects"] for f in told if f["to"] == destination and "objects" in f and f.get("kind", kind) == kind]
+        return frozenset(last[-1]) if last and isinstance(last[-1], dict) else frozenset()
 
     def accept(self, case: str, reviewer: str, at: str) -> None:
         """Note that a person accepted the report of a case: what waits for that may go.

@@ -59,6 +59,12 @@ class Outbox(Session):
                 return OutboxRow(row.id, row.kind, row.case, row.created_at, row.attempts, row.why, bool(row.fresh))
         return None
 
+    def free_leases(self, kind: str, worker: str) -> None:
+        """Let go of what a worker holds, when it is known to be dead; what it left behind is still looked for."""
+        c = OUTBOX.c
+        held = sa.and_(c.kind == kind, c.leased_by == worker, c.delivered_at.is_(None))
+        self._update(sa.update(OUTBOX).where(held).values(leased_until=None))
+
     def delivered(self, id: int, at: str) -> None:
         """Note that an outbox row arrived."""
         values = {"delivered_at": at, "leased_until": None}

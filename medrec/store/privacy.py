@@ -5,6 +5,7 @@ Works on every table there is: what refers to a case or a study by a foreign key
 """
 
 import json
+import secrets
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,10 +13,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from medrec.errors import DataError
-from medrec.events import ERASED
-from medrec.store.cases import Cases
+from medrec.events import ERASED, NIGHT_REWRITTEN
+from medrec.store.batches import digest_of_summary
+from medrec.store.cases import SALT_BYTES, Cases
 from medrec.store.session import Tail
-from medrec.store.tables import BATCHES, CASES, ERASED_PATIENTS, META, STUDIES
+from medrec.store.tables import BATCHES, CASES, ERASED_PATIENTS, META, STUDIES, STUDY_PATIENTS
 
 
 class Privacy(Cases):
@@ -27,8 +29,8 @@ class Privacy(Cases):
 
     def of_patient(self, patient: str) -> tuple[str, ...]:
         """The keys of all cases of a patient."""
-        query = sa.select(CASES.c.case).where(CASES.c.patient == patient).order_by(CASES.c.seq)
-        return tuple(str(row[0]) for row in self._rows(query))
+        with self._reading() as connection:
+            return tuple(connection.execute(_keys(patient)).scalars())
 
     def held(self, case: str) -> str:
         """Why a case must be kept, "" when it need not be."""
@@ -50,7 +52,7 @@ class Privacy(Cases):
                 raise DataError(f"there is no case of patient {patient}")
             tail.add(ERASED, at, {"cases": list(keys), "models": sorted(models), "by": by})
             gone = {*keys, *digests}
-            _without(tail.connection, gone)
+            _without(tail, gone, at)
             _delete(tail.connection, patient, keys)
             tail.connection.execute(sa.insert(ERASED_PATIENTS).values(patient=patient, at=at))
             return keys
@@ -63,6 +65,7 @@ class Privacy(Cases):
     def pseudonyms(self) -> frozenset[str]:
         """The names of all studies and patients that there are, the erased included."""
         queries = [sa.select(STUDIES.c.study), sa.select(STUDIES.c.patient), sa.select(ERASED_PATIENTS.c.patient)]
+        queries.append(sa.select(STUDY_PATIENTS.c.patient))
         return frozenset(str(row[0]) for query in queries for row in self._rows(query))
 
     def rename(self, steps: Mapping[str, str], facts: Mapping[str, object], at: str) -> None:
@@ -74,8 +77,7 @@ class Privacy(Cases):
                 _rename(tail.connection, old, new)
             for batch, summary in tail.connection.execute(sa.select(BATCHES.c.batch, BATCHES.c.summary)).all():
                 if summary is not None:
-                    text = json.dumps(_renamed(json.loads(summary), steps), indent=1)
-                    _put_summary(tail.connection, batch, text)
+                    _put_summary(tail, batch, _renamed(json.loads(summary), steps), "key rotated", at)
 
         self._extend(write)
 
@@ -85,11 +87,19 @@ class Privacy(Cases):
 
 
 def _keys(patient: str) -> "sa.Select[tuple[str]]":
-    return sa.select(CASES.c.case).where(CASES.c.patient == patient).order_by(CASES.c.seq)
+    """The cases of a patient, and those of studies whose files name them among others."""
+    theirs = sa.or_(CASES.c.patient == patient, CASES.c.study.in_(_mixed(patient)))
+    return sa.select(CASES.c.case).where(theirs).order_by(CASES.c.seq)
+
+
+def _mixed(patient: str) -> "sa.Select[tuple[str]]":
+    return sa.select(STUDY_PATIENTS.c.study).where(STUDY_PATIENTS.c.patient == patient)
 
 
 def _delete(connection: Connection, patient: str, keys: tuple[str, ...]) -> None:
-    studies = tuple(connection.execute(sa.select(STUDIES.c.study).where(STUDIES.c.patient == patient)).scalars())
+    mixed = tuple(connection.execute(_mixed(patient)).scalars())
+    own = tuple(connection.execute(sa.select(STUDIES.c.study).where(STUDIES.c.patient == patient)).scalars())
+    studies = own + mixed
     links = {"cases.case": keys, "studies.study": studies}
     connection.execute(sa.update(CASES).where(CASES.c.case.in_(keys)).values(supersedes=None, superseded_by=None))
     for table in reversed(META.sorted_tables):
@@ -98,24 +108,27 @@ def _delete(connection: Connection, patient: str, keys: tuple[str, ...]) -> None
             if table is not CASES and targets:
                 connection.execute(sa.delete(table).where(column.in_(targets[0])))
         if "patient" in table.columns:
-            connection.execute(sa.delete(table).where(table.c.patient == patient))
+            connection.execute(sa.delete(table).where(table.c.patient.in_((patient, *mixed))))
 
 
-def _without(connection: Connection, gone: set[str]) -> None:
+def _without(tail: Tail, gone: set[str], at: str) -> None:
     """Take lines about these cases and files out of every night's summary; MLflow is to get it anew."""
-    for batch, summary in connection.execute(sa.select(BATCHES.c.batch, BATCHES.c.summary)).all():
+    for batch, summary in tail.connection.execute(sa.select(BATCHES.c.batch, BATCHES.c.summary)).all():
         if summary is None:
             continue
         told: dict[str, Any] = json.loads(summary)
         cases = [c for c in told["cases"] if c["case"] not in gone]
         refusals = [r for r in told["refusals"] if r["sha256"] not in gone]
         if (len(cases), len(refusals)) != (len(told["cases"]), len(told["refusals"])):
-            _put_summary(connection, batch, json.dumps({**told, "cases": cases, "refusals": refusals}, indent=1))
+            _put_summary(tail, batch, {**told, "cases": cases, "refusals": refusals}, ERASED, at)
 
 
-def _put_summary(connection: Connection, batch: str, summary: str) -> None:
+def _put_summary(tail: Tail, batch: str, told: dict[str, Any], why: str, at: str) -> None:
+    """Under a new salt: the digest of what it said before tells nothing to somebody who guesses what is gone."""
+    summary = json.dumps(told | ({"salt": secrets.token_hex(SALT_BYTES)} if "salt" in told else {}), indent=1)
+    tail.add(NIGHT_REWRITTEN, at, {"batch": batch, "summary": digest_of_summary(summary), "why": why})
     values = {"summary": summary, "mlflow_run_id": None}
-    connection.execute(sa.update(BATCHES).where(BATCHES.c.batch == batch).values(values))
+    tail.connection.execute(sa.update(BATCHES).where(BATCHES.c.batch == batch).values(values))
 
 
 def _rename(connection: Connection, old: str, new: str) -> None:

@@ -20,6 +20,14 @@ STUDIES = sa.Table(
     sa.Column("patient", sa.Text, nullable=False),
     sa.Column("first_seen", sa.Text, nullable=False),
 )
+# Of a study whose files name several patients; it stands under its own name then, and each of them may ask for its
+# erasure.
+STUDY_PATIENTS = sa.Table(
+    "study_patients",
+    META,
+    sa.Column("study", sa.Text, sa.ForeignKey("studies.study"), primary_key=True),
+    sa.Column("patient", sa.Text, primary_key=True),
+)
 LEDGER = sa.Table(
     "ledger",
     META,

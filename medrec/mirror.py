@@ -1,0 +1,202 @@
+"""MLflow held against what was delivered to it: runs, artifacts, registered models, and whatever was added to them.
+
+Owns what the ledger says that MLflow must show (`Expected`), and the comparison. Reads nothing by itself and knows no
+MLflow: `tracking` says what is shown. Not compared: the times of runs, earlier values of a metric, and tags that do not
+begin with "medrec." (reviewers write such).
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from medrec.audit import Problem
+from medrec.shown import (
+    BATCH,
+    CASE,
+    CHAMPION,
+    HEAD,
+    NOTE,
+    PARENT,
+    RECORDS,
+    SUPERSEDED_BY,
+    VERSION,
+    WORKER,
+    Registered,
+    ShownRun,
+    metrics_of,
+    night_name,
+    params_of,
+    run_name,
+    tags_of,
+)
+from medrec.store import CaseRow
+from medrec.tracking import Tracker
+
+OURS = "medrec."
+Facts = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """A case as MLflow must show it: its row, its report's facts, the digests of its artifacts by name."""
+
+    row: CaseRow
+    run_id: str
+    facts: Facts
+    files: Mapping[str, str]
+    superseded_by: str | None
+
+
+@dataclass(slots=True)
+class Expected:
+    """What MLflow must show by the ledger.
+
+    `cases` by key; `runs` of all delivered cases, also of those whose report is spoilt; `nights` the record of each
+    delivered one; `open_nights` those that it need not show yet, with whether they ended; `waiting` cases that are
+    still to be delivered; `models` what was registered, by name and version; `champions` the version that bears this
+    alias, by name.
+    """
+
+    cases: Mapping[str, Delivered] = field(default_factory=dict)
+    runs: frozenset[str] = frozenset()
+    nights: Mapping[str, Facts] = field(default_factory=dict)
+    open_nights: Mapping[str, bool] = field(default_factory=dict)
+    waiting: frozenset[str] = frozenset()
+    models: Mapping[tuple[str, str], Facts] = field(default_factory=dict)
+    champions: Mapping[str, str] = field(default_factory=dict)
+
+
+def check(expected: Expected, tracker: Tracker) -> Iterator[Problem]:
+    """What MLflow shows otherwise than it was delivered. Raises WorldError when it cannot be reached."""
+    runs = {run.run_id: run for run in tracker.runs()}
+    versions = tracker.models() if expected.models else ()
+    registered = {m.card: m.version for m in versions}
+    for key, case in sorted(expected.cases.items()):
+        where = f"MLflow run of case {key[:12]}…"
+        run = runs.get(case.run_id)
+        if run is None:
+            yield Problem(where, f"the run {case.run_id} was deleted")
+        else:
+            parent = _run_of_night(case.row.batch, expected, runs)
+            yield from (Problem(where, what) for what in _of_case(case, run, parent, registered))
+            yield from (Problem(where, what) for what in _files("artifact", case.files, tracker.artifacts(run)))
+    for batch, facts in sorted(expected.nights.items()):
+        where, run_id = f"MLflow run of night {batch}", str(facts["what"][0])
+        run = runs.get(run_id)
+        if run is None:
+            yield Problem(where, f"the run {run_id} was deleted")
+        else:
+            yield from (Problem(where, what) for what in _of_night(facts, run, tracker))
+    yield from _strangers(expected, runs, shared=tracker.is_elsewhere())
+    yield from _models(expected, versions)
+
+
+def anchors(tracker: Tracker) -> dict[str, tuple[int, str]]:
+    """The ledger's length and head that each night left in MLflow, by batch."""
+    tags = [run.tags for run in tracker.runs() if HEAD in run.tags]
+    # Release 0.1.0 left the head alone.
+    return {t.get(BATCH, ""): (int(t[RECORDS]), t[HEAD]) for t in tags if t.get(RECORDS, "").isdecimal()}
+
+
+def _of_case(case: Delivered, run: ShownRun, parent: str, registered: Mapping[str, str]) -> Iterator[str]:
+    tags = {**tags_of(case.row, case.facts, case.files["report.json"]), PARENT: parent}
+    if case.superseded_by is not None:
+        tags[SUPERSEDED_BY] = case.superseded_by
+    elif SUPERSEDED_BY in run.tags:
+        yield f"its tag {SUPERSEDED_BY} says what no record does"
+    version = registered.get(case.facts["card_sha256"])
+    if version is not None and run.tags.get(VERSION) not in (version, ""):  # "" where MLflow was filled anew
+        yield f"its tag {VERSION} was changed"
+    yield from _tags(tags, run, {SUPERSEDED_BY, VERSION})
+    if run.name != run_name(case.row):
+        yield "its name was changed"
+    if run.status != "FINISHED":
+        yield f"it is {run.status}, though all of it was delivered"
+    params, metrics = params_of(case.facts), metrics_of(case.facts, case.row)
+    yield from (f"its parameter {k} was changed" for k, v in params.items() if run.params.get(k) != v)
+    yield from (f"its parameter {k} was added" for k in sorted(run.params.keys() - params.keys()))
+    yield from _metrics(metrics, run)
+
+
+def _of_night(facts: Facts, run: ShownRun, tracker: Tracker) -> Iterator[str]:
+    """A night by its record; records of release 0.1.0 say less."""
+    digests = {k: hashlib.sha256(v.encode()).hexdigest() for k, v in run.tags.items()}
+    yield from (f"its tag {k} was changed" for k, v in sorted(facts["tags"].items()) if digests.get(k) != v)
+    yield from _added(facts["tags"].keys() | {WORKER}, run)
+    if run.status != "FINISHED":
+        yield f"it is {run.status}, though all of it was delivered"
+    if "summary" not in facts:
+        return
+    if run.name != facts["name"]:
+        yield "its name was changed"
+    yield from _metrics({k: float(v) for k, v in facts["metrics"].items()}, run)
+    yield from _files("artifact", {"batch.json": facts["summary"]}, tracker.artifacts(run))
+
+
+def _tags(tags: Mapping[str, str], run: ShownRun, known: set[str]) -> Iterator[str]:
+    yield from (f"its tag {k} was changed" for k, v in sorted(tags.items()) if run.tags.get(k) != v)
+    yield from _added(tags.keys() | known, run)
+
+
+def _added(known: set[str], run: ShownRun) -> Iterator[str]:
+    yield from (f"its tag {k} was added" for k in sorted(run.tags) if k.startswith(OURS) and k not in known)
+
+
+def _metrics(wanted: Mapping[str, float], run: ShownRun) -> Iterator[str]:
+    yield from (f"its metric {k} was changed" for k, v in wanted.items() if run.metrics.get(k) != v)
+    yield from (f"its metric {k} was added" for k in sorted(run.metrics.keys() - wanted.keys()))
+
+
+def _files(what: str, wanted: Mapping[str, str], shown: Mapping[str, str]) -> Iterator[str]:
+    for name, digest in sorted(wanted.items()):
+        if shown.get(name) != digest:
+            yield f"its {what} {name} {'was changed' if shown.get(name) else 'is gone'}"
+    yield from (f"its {what} {name} was added" for name in sorted(shown.keys() - wanted.keys()))
+
+
+def _run_of_night(batch: str, expected: Expected, runs: Mapping[str, ShownRun]) -> str:
+    """The run under which a night's cases stand; a night that is not delivered yet has one without a record."""
+    if batch in expected.nights:
+        return str(expected.nights[batch]["what"][0])
+    return next((r.run_id for r in runs.values() if r.tags.get(BATCH) == batch and CASE not in r.tags), "")
+
+
+def _strangers(expected: Expected, runs: Mapping[str, ShownRun], *, shared: bool) -> Iterator[Problem]:
+    """Runs that nobody delivered; on a server that others use too, those that show something of ours."""
+    known = expected.runs | {str(f["what"][0]) for f in expected.nights.values()}
+    for run_id, run in sorted(runs.items()):
+        if run_id in known or _on_its_way(run, expected):
+            continue
+        ours = run.tags.get(BATCH) in expected.nights.keys() | expected.open_nights.keys()
+        if CASE in run.tags:
+            yield Problem(f"MLflow run {run_id}", "it shows a case, but medrec did not deliver it")
+        elif ours or not shared or run.tags.get(PARENT) in known:
+            yield Problem(f"MLflow run {run_id}", "medrec did not make it")
+
+
+def _on_its_way(run: ShownRun, expected: Expected) -> bool:
+    """Whether a run is one that is being filled, or that a killed night left."""
+    if CASE in run.tags:
+        return run.tags[CASE] in expected.waiting
+    batch = run.tags.get(BATCH, "")
+    ended = expected.open_nights.get(batch)
+    return ended is True or (ended is False and run.name == night_name(batch) and NOTE not in run.tags)
+
+
+def _models(expected: Expected, versions: tuple[Registered, ...]) -> Iterator[Problem]:
+    """Registered versions; a home of an earlier release has no record of them before its next night."""
+    shown = {(m.name, m.version): m for m in versions}
+    for key, facts in sorted(expected.models.items()):
+        where = f"registered model {key[0]}, version {key[1]}"
+        if key not in shown:
+            yield Problem(where, "it is gone")
+            continue
+        model = shown[key]
+        yield from (Problem(where, what) for what in _files("file", facts["files"], model.files))
+        names = sorted(n for n in facts["tags"].keys() | model.tags.keys() if facts["tags"].get(n) != model.tags.get(n))
+        yield from (Problem(where, f"its {'description' if n == NOTE else f'tag {n}'} was changed") for n in names)
+        if (CHAMPION in model.aliases) != (expected.champions.get(key[0]) == key[1]):
+            yield Problem(where, f"the alias {CHAMPION} was moved")
+    for name, version in sorted(shown.keys() - expected.models.keys() if expected.models else ()):
+        yield Problem(f"registered model {name}, version {version}", "medrec did not register it")

@@ -1,0 +1,123 @@
+"""Rows that repeat what the ledger says, held against it: nights, acceptances, recalls, deliveries, subjects."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+
+from medrec import events
+from medrec.audit import AuditRecord, Problem
+from medrec.store.batches import digest_of_summary
+from medrec.store.ledger import Ledger
+from medrec.store.tables import (
+    ACCEPTED,
+    BATCHES,
+    CASES,
+    DELIVERIES,
+    ERASED_PATIENTS,
+    LEDGER_SUBJECTS,
+    RECALLED,
+    STUDIES,
+)
+
+Row = tuple[str, ...]
+
+
+class Consistency(Ledger):
+    """What the store's rows say otherwise than its ledger; cases are for `Ledger.verify`."""
+
+    def contradictions(self) -> Iterator[Problem]:
+        """Every row that no record tells of, and every record whose row is gone or changed."""
+        told = _Told.of(self.ledger())
+        yield from self._nights(told)
+        c = ACCEPTED.c
+        yield from _compared("acceptance", told.accepted, self._all(c.case, c.reviewer, c.at))
+        c = RECALLED.c
+        yield from _compared("recall", told.recalled, self._all(c.case, c.reason, c.at))
+        d = DELIVERIES.c
+        for case, to, state in sorted(self._all(d.case, d.destination, d.state) - told.states):
+            yield Problem(f"delivery of case {case[:12]}… to {to}", f"no record says that it is {state}")
+        if (erased := len(self._all(ERASED_PATIENTS.c.patient))) != told.erasures:
+            yield Problem("erased patients", f"the store names {erased}, the ledger {told.erasures}")
+        joined = sa.select(CASES.c.case).join(STUDIES, CASES.c.study == STUDIES.c.study)
+        for row in self._rows(joined.where(CASES.c.patient != STUDIES.c.patient)):
+            yield Problem(f"case {str(row[0])[:12]}…", "its study is another patient's in the store")
+        s = LEDGER_SUBJECTS.c
+        rows = {(int(r[0]), str(r[1]), str(r[2])) for r in self._rows(sa.select(s.seq, s.subject, s.kind))}
+        for number in sorted({number for number, _, _ in rows ^ told.subjects}):
+            yield Problem(f"record {number}", "the store's list of what it is about was changed")
+
+    def _all(self, *columns: "sa.Column[str]") -> set[Row]:
+        return {tuple(str(v) for v in row) for row in self._rows(sa.select(*columns))}
+
+    def _nights(self, told: "_Told") -> Iterator[Problem]:
+        if not told.nights:
+            return  # a home of an earlier release: its nights are sealed by the next one
+        c, rows = BATCHES.c, {}
+        for batch, *row in self._rows(sa.select(c.batch, c.started_at, c.finished_at, c.summary)):
+            rows[str(batch)] = row
+        for batch, (started, finished, summary) in sorted(rows.items()):
+            sealed = told.nights.get(batch)
+            if sealed is None and summary is None:
+                continue  # it runs, or was killed
+            if sealed is None:
+                yield Problem(f"night {batch}", "the store has it, but no record tells of it")
+            elif summary is None or digest_of_summary(str(summary)) != told.summaries[batch]:
+                yield Problem(f"night {batch}", "its summary in the store was changed")
+            elif (started, finished) != sealed:
+                yield Problem(f"night {batch}", "its times in the store were changed")
+        for batch in sorted(told.nights.keys() - rows.keys()):
+            yield Problem(f"night {batch}", "a record tells of it, but the store does not have it")
+
+
+@dataclass(slots=True)
+class _Told:
+    """What the ledger says that rows must say too."""
+
+    nights: dict[str, tuple[object, object]] = field(default_factory=dict)
+    summaries: dict[str, object] = field(default_factory=dict)
+    accepted: set[Row] = field(default_factory=set)
+    recalled: set[Row] = field(default_factory=set)
+    states: set[Row] = field(default_factory=set)
+    subjects: set[tuple[int, str, str]] = field(default_factory=set)
+    erasures: int = 0
+
+    @classmethod
+    def of(cls, records: Iterator[AuditRecord]) -> "_Told":
+        """All of it; a record that is spoilt or says too little is for `Ledger.verify` to name."""
+        told = cls()
+        for number, record in enumerate(records, 1):
+            try:
+                kind, facts = record.kind, record.facts
+            except ValueError:
+                continue
+            told.subjects |= {(number, subject, kind) for subject in events.subjects(kind, facts)}
+            if record.holds and kind in events.KINDS and not events.missing(kind, facts):
+                told.add(kind, facts, record.at)
+        return told
+
+    def add(self, kind: str, facts: dict[str, object], at: str) -> None:
+        """Take up one record."""
+        case, batch = str(facts.get("case")), str(facts.get("batch"))
+        if kind == events.NIGHT_FINISHED:
+            self.nights[batch], self.summaries[batch] = (facts["started_at"], facts["finished_at"]), facts["summary"]
+        elif kind == events.NIGHT_REWRITTEN:
+            self.summaries[batch] = facts["summary"]
+        elif kind == "case accepted":
+            self.accepted.add((case, str(facts["by"]), at))
+        elif kind == "case recalled":
+            self.recalled.add((case, str(facts["reason"]), at))
+        elif kind in ("delivery", "delivery state"):
+            self.states.add((case, str(facts["to"]), str(facts.get("state", ""))))
+        elif kind == events.ERASED:
+            self.erasures += 1
+            gone = set(facts["cases"]) if isinstance(facts["cases"], list) else set()
+            self.accepted = {row for row in self.accepted if row[0] not in gone}
+            self.recalled = {row for row in self.recalled if row[0] not in gone}
+
+
+def _compared(what: str, told: set[Row], rows: set[Row]) -> Iterator[Problem]:
+    for case, *_ in sorted(told - rows):
+        yield Problem(f"case {case[:12]}…", f"the {what} that a record tells of is not in the store")
+    for case, *_ in sorted(rows - told):
+        yield Problem(f"case {case[:12]}…", f"no record tells of the {what} in the store")
