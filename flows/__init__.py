@@ -1,39 +1,105 @@
 """The only place that knows Prefect: thin flows over `medrec.night`.
 
 Importing this package does not import Prefect; `run_nightly` first tells it, through its environment, to keep
-everything in the home, to call nobody and to keep quiet on the console.
+everything in the home, to call nobody and to keep quiet on the console. A night that finds nothing new to do never
+starts it.
 """
 
+import atexit
 import os
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 
-from medrec.night import Request, Summary
+from flows.server import Server
+from medrec.home import Home
+from medrec.night import Night, Request, Summary
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done ("files" or "studies"), how many are done, and how many there are."""
+
+_SERVERS: dict[str, Server] = {}
 
 
-def run_nightly(request: Request, progress: "Progress") -> Summary:
-    """Run one night as a Prefect flow on the embedded server, or on the one that PREFECT_API_URL names."""
+def run_nightly(request: Request, progress: Progress) -> Summary:
+    """Run one night as a Prefect flow: on the server that PREFECT_API_URL names, else on one of its own.
+
+    Raises ConfigError, AlreadyRunningError and WorldError.
+    """
     request.home.create()
-    for name, value in _environment(request).items():
+    with Night(request) as night, told_to_stop(night):
+        night.scan(lambda done, total: progress("files", done, total))
+        if night.has_work:
+            server = embedded(request.home)  # it starts while the networks are loaded
+            night.get_ready()
+            _lead(night, server, progress)
+        return night.close()
+
+
+def _lead(night: Night, server: Server | None, progress: Progress) -> None:
+    try:
+        if server is not None:
+            server.wait()
+        from flows.nightly import run
+
+        run(night, server.url if server is not None else None, progress)
+    except Exception as error:  # Prefect's server did not start or went away: the night goes on without it
+        night.warn(f"Prefect could not run the night ({type(error).__name__}); it went on without")
+        without_prefect(night, progress)
+
+
+def without_prefect(night: Night, progress: Progress) -> None:
+    """Whatever of the night is not done yet."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from medrec.pace import AT_ONCE
+
+    with ThreadPoolExecutor(AT_ONCE, "study") as threads:
+        night.lead(lambda p: threads.submit(night.analyse, p), lambda done, total: progress("studies", done, total))
+
+
+def embedded(home: Home) -> Server | None:
+    """The server of this process over a home, begun if need be; None where PREFECT_API_URL names another."""
+    for name, value in environment(home).items():
         os.environ.setdefault(name, value)
-    from flows.nightly import run
+    if os.environ.get("PREFECT_API_URL"):
+        return None
+    key = str(home.root)
+    if key not in _SERVERS:
+        _SERVERS[key] = Server(environment(home), home.prefect / "server.log")
+        atexit.register(_SERVERS[key].stop)  # not before: Prefect sends what it has to tell while Python ends
+    return _SERVERS[key]
 
-    return run(request, progress)
+
+@contextmanager
+def told_to_stop(night: Night) -> Iterator[None]:
+    """SIGTERM lets the night finish the studies in hand and end in order; the others wait for the next."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        night.stop("medrec was told to stop")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-def _environment(request: Request) -> dict[str, str]:
+def environment(home: Home) -> dict[str, str]:
+    """What Prefect is told, here and in its server."""
     return {
-        "PREFECT_HOME": str(request.home.prefect),
+        "PREFECT_HOME": str(home.prefect),
         "DO_NOT_TRACK": "true",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",  # a busy machine needs more than 20 s
         # Prefect logs errors with tracebacks, its server also while it shuts down; ours are told in words.
         "PREFECT_LOGGING_LEVEL": "CRITICAL",
         "PREFECT_LOGGING_SERVER_LEVEL": "CRITICAL",
         "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
         "PREFECT_CLI_PROMPT": "false",
     }
-
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done ("files" or "studies"), how many are done, and how many there are."""

@@ -5,6 +5,7 @@ the latest; a worker that was held up for longer than that finds out before it w
 """
 
 import threading
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 
@@ -34,10 +35,8 @@ class Leases:
     ) -> None:
         self._ended.set()
         self._thread.join()
-        try:
+        with suppress(WorldError):  # they end by themselves
             self._store.free_claims(self._worker)
-        except WorldError:
-            pass  # they end by themselves
 
     def take(self, case: str) -> bool:
         """Whether the case is ours now."""
@@ -50,10 +49,8 @@ class Leases:
 
     def free(self, case: str) -> None:
         """Let go of a case; one that cannot be let go of becomes free by itself."""
-        try:
+        with suppress(WorldError):
             self._store.free_claims(self._worker, case)
-        except WorldError:
-            pass
 
     def _renew(self) -> None:
         while not self._ended.wait(self._lease.total_seconds() / RENEWALS):

@@ -1,15 +1,16 @@
 """One night: index a folder, plan, lead every study through the pipeline, account for every file.
 
-Owns `Night` and `Summary`. Knows nothing of Prefect: a flow calls `open`, `analyse` for each planned case, and
-`close`. Invariants: seen = analysed + unused + refused; every planned study has a line in the summary; an error in one
-study, or MLflow away, never ends the night.
+Owns `Night` and `Summary`. Knows nothing of Prefect: a flow calls `scan`, `get_ready`, `analyse` for each case that is
+`pending`, three at a time, and `close`. Invariants: seen = analysed + unused + refused + waiting; every planned study
+has a line in the summary; an error in one study, or MLflow away, never ends the night.
 """
 
 import json
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 
@@ -18,6 +19,8 @@ from medrec.config import CardFiles, Configuration
 from medrec.dicom import Archive, Pseudonyms
 from medrec.errors import ConfigError, DataError, WeightsError, WorldError
 from medrec.home import Home
+from medrec.leases import Leases
+from medrec.pace import Begun, Pace, Visit, Window, several, slowest
 from medrec.pipeline import Finished, Planned, Setting
 from medrec.prediction import Predictor
 from medrec.report import Status
@@ -32,18 +35,22 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a person asked for; `pull` brings the studies of the configured PACS into `input` before."""
+    """What a person asked for.
+
+    `pull` brings the studies of the configured PACS into `input` before; after `window` no study is begun.
+    """
 
     input: Path
     home: Home
     configuration: Configuration
     reanalyse: bool = False
     pull: bool = False
+    window: Window | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class CaseLine:
-    """One case in the summary; `seconds` is what it took this night."""
+    """One case in the summary; `seconds` is what it took this night, waiting for its turns left out."""
 
     case: str
     study: str
@@ -58,7 +65,7 @@ class CaseLine:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a night did: the JSON that --json prints."""
+    """What a night did: the JSON that --json prints. `stages` are seconds by stage; stages overlap."""
 
     batch: str
     files: dict[str, int]
@@ -66,6 +73,7 @@ class Summary:
     cases: tuple[CaseLine, ...]
     warnings: tuple[str, ...]
     deliveries: dict[str, int] = field(default_factory=dict)
+    stages: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """One JSON object, on several lines."""
@@ -75,6 +83,11 @@ class Summary:
     def outcome(self) -> str:
         """What came of the studies, in a few words."""
         return delivery.outcome(asdict(self))
+
+    @property
+    def slowest(self) -> str:
+        """The stage that took longest, and each one's share, in words."""
+        return slowest(self.stages)
 
     @property
     def exit_code(self) -> int:
@@ -123,6 +136,10 @@ class Night:
         self._predictors: dict[str, Predictor] = {}
         self._seen = 0
         self._mlflow_failed = False
+        self._by_case: dict[str, Planned] = {}
+        self._pace = Pace()
+        self._noting = threading.Lock()
+        self._over = ""  # why no study is begun any more
 
     def __enter__(self) -> "Night":
         request = self._request
@@ -135,11 +152,13 @@ class Night:
         except BaseException:
             self._lock.__exit__(None, None, None)
             raise
+        self._leases.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._leases.__exit__(None, None, None)
         self._store.close()
         self._lock.__exit__(None, None, None)
 
@@ -148,6 +167,9 @@ class Night:
         configuration = request.configuration
         self._store = Store.open(request.home.store_url)
         self._store.start_batch(self.batch, _iso(now))
+        # Who holds the home's lock is alone in it: what its night still holds, a killed one left.
+        self._store.free_claims(request.home.worker)
+        self._leases = Leases(self._store, request.home.worker)
         privacy.settle(request.home, self._store)
         self._store.seal_nights(_iso(now))
         privacy.complete_summary(request.home, self._store, configuration.settings.retention, now)
@@ -172,7 +194,6 @@ class Night:
     def _reach_mlflow(self, now: datetime) -> Tracker | None:
         try:
             tracker = Tracker(self._request.home, self._request.configuration.settings.experiment)
-            # Who holds the home's lock is alone in it: what its worker still holds, a killed night left.
             self._store.free_leases("mlflow", tracker.worker)
             if tracker.fresh and self._store.requeue("mlflow", _iso(now)):
                 self.warn("MLflow holds nothing of this home: every report is delivered there again")
@@ -185,16 +206,21 @@ class Night:
         return tracker
 
     def index(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
-        """Read every file's header and plan what is to be done. `progress` gets files done and in all.
+        """`scan` and `get_ready`."""
+        self.scan(progress)
+        self.get_ready()
 
-        Raises ConfigError when a card that is needed cannot be used: before any study is touched.
-        """
+    def scan(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """Read every file's header and plan what is to be done. `progress` gets files done and in all."""
         self._account, self._seen = _Account(), 0
         self._pull()
         files: list[ScanFile] = []
         total = self._archive.count()
         for found in self._archive.scan():
             self._seen += 1
+            if self._over:
+                self._break_off()
+                return
             files += (f for f in found if isinstance(f, ScanFile))
             for refused in (f for f in found if isinstance(f, Refused)):
                 self._account.refuse([refused], str(refused))
@@ -206,7 +232,9 @@ class Night:
         files = [f for f in files if f.patient not in erased]
         studies = self._arrived(group(files))
         self.planned = pipeline.plan(studies, self._request.configuration, self._store.salt)
-        self._load_models()
+        self._by_case = {p.case: p for p in self.planned}
+        for planned in self.planned:
+            self._done(planned)
 
     def _pull(self) -> None:
         """Bring new studies from the configured PACS; one that is away leaves the night with what is here."""
@@ -238,14 +266,29 @@ class Night:
                 here.append(study)
         return tuple(here)
 
-    def _load_models(self) -> None:
-        """Load the networks that tonight's work needs; raises ConfigError with every card that cannot be used."""
+    def _break_off(self) -> None:
+        """The night was stopped before all was read: of no study it is known whether it is whole."""
+        self._account = _Account(waiting=set(range(self._seen)))
+        self.warn(f"stopped while files were read: {self._over}; everything waits for the next night")
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any planned case was not done before."""
+        return len(self._lines) < len(self.planned)
+
+    def case(self, key: str) -> Planned:
+        """The planned case with this key."""
+        return self._by_case[key]
+
+    def get_ready(self) -> None:
+        """Load the networks that tonight's work needs.
+
+        Raises ConfigError with every card that cannot be used: before any study is touched.
+        """
         needed = {
             p.model.card.name: p.model
             for p in self.planned
-            if p.model is not None
-            and isinstance(p.routed, Routed)
-            and pipeline.already_done(p, self._store, self._request.reanalyse) is None
+            if p.model is not None and isinstance(p.routed, Routed) and not self.is_done(p)
         }
         problems = []
         for name, model in sorted(needed.items()):
@@ -256,39 +299,96 @@ class Night:
         if problems:
             raise ConfigError(problems)
 
+    def stop(self, why: str) -> None:
+        """Begin no more studies; what is in work is finished."""
+        self._over = self._over or why
+
+    def pending(self) -> Iterator[Planned]:
+        """The cases to work on, each given out once; when the window closes, or after `stop`, the others wait."""
+        left = 0
+        for planned in self.planned:
+            if self.is_done(planned):
+                continue
+            window = self._request.window
+            if window is not None and window.closed(datetime.now(UTC)):
+                self.stop(f"the night's window closed at {window.until:%H:%M} UTC")
+            if self._over:
+                left += 1
+                self._wait(planned, self._over)
+            else:
+                yield planned
+        if left:
+            self.warn(f"{left} of {len(self.planned)} studies wait for the next night: {self._over}")
+
+    def lead(self, begin: Callable[[Planned], Begun], progress: Callable[[int, int], None]) -> None:
+        """Lead every pending study through `analyse`, a few at a time; `begin` starts it in a thread of its own."""
+        done = len(self._lines)
+        for planned, begun in several(self.pending(), begin):
+            try:
+                begun.result()
+            except WorldError as error:
+                self.give_up(planned, str(error))
+            done += 1
+            progress(done, len(self.planned))
+
     def analyse(self, planned: Planned) -> CaseLine:
-        """Lead one study through the pipeline, or find that it was done before.
+        """Lead one study through the pipeline, or find that it was done before, or that another worker is at it.
 
         Raises WorldError when something outside is down: trying again may help; `give_up` records that it did not.
         """
-        started = datetime.now(UTC)
-        done = pipeline.already_done(planned, self._store, self._request.reanalyse)
-        if done is not None:
-            refused = pipeline.refused_inputs(done, self._request.home)
-            return self._note(planned, done, Status.ALREADY_DONE, 0.0, refused)
+        if (line := self._done(planned)) is not None:
+            return line
+        if not self._leases.take(planned.case):
+            return self._wait(planned, "another worker is at it")
         try:
-            finished = self._work(planned, started)
+            # Again: between the question and the claim another worker may have finished it.
+            return self._done(planned) or self._analyse(planned)
+        finally:
+            self._leases.free(planned.case)
+
+    def _done(self, planned: Planned) -> CaseLine | None:
+        """The line of a case that was done before."""
+        done = pipeline.already_done(planned, self._store, self._request.reanalyse)
+        if done is None:
+            return None
+        refused = pipeline.refused_inputs(done, self._request.home)
+        return self._note(planned, done, Status.ALREADY_DONE, 0.0, refused)
+
+    def _analyse(self, planned: Planned) -> CaseLine:
+        visit = self._pace.visit()
+        try:
+            finished = self._work(planned, visit)
         except WorldError:
             raise
         except Exception as error:  # one poisoned study never takes the night down; the text may quote a header
-            return self.give_up(planned, f"internal error ({type(error).__name__})", started)
-        return self._finished(planned, finished, started)
+            return self.give_up(planned, f"internal error ({type(error).__name__})", visit)
+        return self._finished(planned, finished, visit)
 
-    def give_up(self, planned: Planned, why: str, started: datetime | None = None) -> CaseLine:
+    def _wait(self, planned: Planned, why: str) -> CaseLine:
+        """Leave a case for later, with its files."""
+        self._account.waiting.update(f.ordinal for f in planned.routed.files)
+        return self._line(planned, Status.WAITING, why, 0.0)
+
+    def _line(self, planned: Planned, status: Status, why: str, seconds: float) -> CaseLine:
+        """The line of a case that has no row of this night."""
+        line = CaseLine(
+            planned.case, planned.study.study, planned.inputs, status.value, why, None, None, None, round(seconds, 3)
+        )
+        self._lines[planned.case] = line
+        return line
+
+    def give_up(self, planned: Planned, why: str, visit: Visit | None = None) -> CaseLine:
         """Record that a study failed for a reason of ours; the next night tries it again."""
-        started = started or datetime.now(UTC)
+        visit = visit or self._pace.visit()
         skipped = Skipped(planned.study.study, Reason.FAILED, why, planned.routed.files)
         try:
-            finished = pipeline.finish(planned, skipped, None, self._setting, started, failure=why)
+            with visit.turn("finish"):
+                finished = pipeline.finish(planned, skipped, None, self._setting, _ago(visit.seconds), failure=why)
         except Exception as error:  # the store or the disk itself is down: the summary is what is left
             self.warn(f"a failed study could not be recorded ({type(error).__name__})")
             self._account.refuse(planned.routed.files, f"analysis failed: {why}")
-            line = CaseLine(
-                planned.case, planned.study.study, planned.inputs, Status.FAILED, why, None, None, None, _since(started)
-            )
-            self._lines[planned.case] = line
-            return line
-        return self._finished(planned, finished, started)
+            return self._line(planned, Status.FAILED, why, visit.seconds)
+        return self._finished(planned, finished, visit)
 
     def is_done(self, planned: Planned) -> bool:
         """Whether the summary has a line for this case."""
@@ -298,6 +398,9 @@ class Night:
         """Deliver what waits, write the batch's summary, and return it."""
         self._mlflow_failed = False
         self._deliver()
+        for planned in self.planned:
+            if self.is_done(planned) and self._lines[planned.case].status == Status.WAITING:
+                self._done(planned)  # another worker may have finished it by now
         self._find_runs()
         self._send()
         summary = self.summary()
@@ -336,15 +439,21 @@ class Night:
         }
         refusals = tuple({"sha256": sha or None, "reason": why} for _, (sha, why) in sorted(refused.items()))
         lines = tuple(self._lines[p.case] for p in self.planned if p.case in self._lines)
-        return Summary(self.batch, files, refusals, lines, tuple(self._warnings), self.deliveries)
+        return Summary(self.batch, files, refusals, lines, tuple(self._warnings), self.deliveries, self._pace.seconds)
 
-    def _work(self, planned: Planned, started: datetime) -> Finished:
-        prepared = pipeline.prepare(planned, self._archive)
+    def _work(self, planned: Planned, visit: Visit) -> Finished:
+        with visit.turn("prepare"):
+            prepared = pipeline.prepare(planned, self._archive)
         prediction = None
         if not isinstance(prepared, Skipped):
             assert planned.model is not None
-            prediction = pipeline.predict(prepared, self._predictor(planned.model))
-        return pipeline.finish(planned, prepared, prediction, self._setting, started, archive=self._archive)
+            with visit.turn("predict"):
+                prediction = pipeline.predict(prepared, self._predictor(planned.model))
+        with visit.turn("finish"):
+            if not self._leases.holds(planned.case):
+                raise WorldError("the claim on the case ran out: this machine was held up, or its clock was set")
+            begun = _ago(visit.seconds)
+            return pipeline.finish(planned, prepared, prediction, self._setting, begun, archive=self._archive)
 
     def _predictor(self, model: CardFiles) -> Predictor:
         """The networks of a card, loaded once in the night."""
@@ -358,19 +467,25 @@ class Night:
             self._setting = replace(self._setting, device=device, threads=inference.threads())
         return self._predictors[model.card.name]
 
-    def _finished(self, planned: Planned, finished: Finished, started: datetime) -> CaseLine:
-        seconds = _since(started)
-        line = self._note(planned, finished.row, finished.row.status, seconds, finished.refused)
-        self._deliver()
+    def _finished(self, planned: Planned, finished: Finished, visit: Visit) -> CaseLine:
+        line = self._note(planned, finished.row, finished.row.status, visit.seconds, finished.refused)
+        with visit.turn("deliver"):
+            self._deliver()
         stored = self._store.case(planned.case)
         if stored is not None and stored.mlflow_run_id is not None:
-            line = self._note(planned, stored, stored.status, seconds, finished.refused)
+            line = self._note(planned, stored, stored.status, visit.seconds, finished.refused)
         return line
 
     def _note(
         self, planned: Planned, row: CaseRow, status: Status, seconds: float, refused: Mapping[str, str]
     ) -> CaseLine:
         """Put a case into the summary and its files where they belong."""
+        with self._noting:
+            return self._noted(planned, row, status, seconds, refused)
+
+    def _noted(
+        self, planned: Planned, row: CaseRow, status: Status, seconds: float, refused: Mapping[str, str]
+    ) -> CaseLine:
         if row.status is Status.ANALYSED:
             self._account.use(planned.routed.files)
             for file in planned.routed.files:
@@ -443,5 +558,5 @@ def _ms(moment: datetime) -> int:
     return int(moment.timestamp() * 1000)
 
 
-def _since(moment: datetime) -> float:
-    return (datetime.now(UTC) - moment).total_seconds()
+def _ago(seconds: float) -> datetime:
+    return datetime.now(UTC) - timedelta(seconds=seconds)

@@ -8,10 +8,8 @@ from prefect.states import Failed
 
 import flows
 import flows.nightly
-from medrec.config import Configuration
 from medrec.errors import ScanError, WorldError
 from medrec.home import Home
-from medrec.night import Request
 
 
 @pytest.mark.parametrize(
@@ -23,8 +21,8 @@ def test_only_a_world_that_is_down_is_tried_again(error: Exception, again: bool)
     assert flows.nightly._world_is_down(flows.nightly.study, run, state) is again
 
 
-def test_prefect_gets_a_home_and_is_told_to_call_nobody(tmp_path: Path, configuration: Configuration) -> None:
-    environment = flows._environment(Request(tmp_path, Home(tmp_path / "home"), configuration))
+def test_prefect_gets_a_home_and_is_told_to_call_nobody(tmp_path: Path) -> None:
+    environment = flows.environment(Home(tmp_path / "home"))
     assert environment["PREFECT_HOME"] == str(tmp_path / "home" / "prefect")
     assert environment["DO_NOT_TRACK"] == "true"
     assert environment["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"

@@ -91,6 +91,7 @@ class Archive:
         self._opened: dict[tuple[int, int], work.Decoded] = {}
         self._large = threading.Lock()  # large files and zip files are read one at a time
         self._lock = threading.Lock()
+        self._unpacking = threading.Lock()
 
     def count(self) -> int:
         """Number of files that `scan` will go through."""
@@ -161,10 +162,11 @@ class Archive:
         path = self._paths[file.ordinal]
         if not file.member:
             return reading.bytes_again(path, file.sha256, file.ordinal)
-        if file.ordinal not in self._packed:
-            self._packed.clear()  # one at a time: it may be large
-            self._packed[file.ordinal] = reading.Packed(reading.bytes_again(path, file.sha256, file.ordinal))
-        return self._packed[file.ordinal].read(file.member)
+        with self._unpacking:  # one study may be decoded while objects are made of another
+            if file.ordinal not in self._packed:
+                self._packed.clear()  # one at a time: it may be large
+                self._packed[file.ordinal] = reading.Packed(reading.bytes_again(path, file.sha256, file.ordinal))
+            return self._packed[file.ordinal].read(file.member)
 
     def _chunks(self) -> Iterator[list[tuple[int, Path, State | None]]]:
         chunk: list[tuple[int, Path, State | None]] = []

@@ -64,7 +64,7 @@ class Cases(Ledger):
                 result.
             TypeError: the facts hold something that the ledger does not take.
         """
-        if row.status is Status.ALREADY_DONE:
+        if row.status in (Status.ALREADY_DONE, Status.WAITING):
             raise ValueError(f"'{row.status}' is not what becomes of a case")
         audit.written_files(facts)
         salt = self.salt(row.patient)
