@@ -34,6 +34,7 @@ def run_nightly(request: Request, progress: Progress) -> Summary:
         if night.has_work:
             server = embedded(request.home)  # it starts while the networks are loaded
             night.get_ready()
+            night.prove()
             _lead(night, server, progress)
         return night.close()
 

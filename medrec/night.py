@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 
-from medrec import anchors, delivery, dispatch, pipeline, privacy
+from medrec import anchors, delivery, dispatch, pipeline, privacy, sentinels
 from medrec.config import CardFiles, Configuration
 from medrec.dicom import Archive, Pseudonyms
 from medrec.errors import ConfigError, DataError, WeightsError, WorldError
@@ -65,7 +65,10 @@ class CaseLine:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a night did: the JSON that --json prints. `stages` are seconds by stage; stages overlap."""
+    """What a night did: the JSON that --json prints.
+
+    `stages` are seconds by stage, which overlap; `sentinels` what came of studies with known answers.
+    """
 
     batch: str
     files: dict[str, int]
@@ -74,6 +77,7 @@ class Summary:
     warnings: tuple[str, ...]
     deliveries: dict[str, int] = field(default_factory=dict)
     stages: dict[str, float] = field(default_factory=dict)
+    sentinels: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """One JSON object, on several lines."""
@@ -138,6 +142,7 @@ class Night:
         self._mlflow_failed = False
         self._by_case: dict[str, Planned] = {}
         self._pace = Pace()
+        self._sentinels: dict[str, str] = {}
         self._noting = threading.Lock()
         self._over = ""  # why no study is begun any more
 
@@ -299,6 +304,10 @@ class Night:
         if problems:
             raise ConfigError(problems)
 
+    def prove(self) -> None:
+        """Lead studies with known answers through the pipeline. Raises SentinelError when one comes out wrong."""
+        self._sentinels = sentinels.watch(self._predictor(sentinels.model()), self._setting)
+
     def stop(self, why: str) -> None:
         """Begin no more studies; what is in work is finished."""
         self._over = self._over or why
@@ -439,7 +448,16 @@ class Night:
         }
         refusals = tuple({"sha256": sha or None, "reason": why} for _, (sha, why) in sorted(refused.items()))
         lines = tuple(self._lines[p.case] for p in self.planned if p.case in self._lines)
-        return Summary(self.batch, files, refusals, lines, tuple(self._warnings), self.deliveries, self._pace.seconds)
+        return Summary(
+            self.batch,
+            files,
+            refusals,
+            lines,
+            tuple(self._warnings),
+            self.deliveries,
+            self._pace.seconds,
+            self._sentinels,
+        )
 
     def _work(self, planned: Planned, visit: Visit) -> Finished:
         with visit.turn("prepare"):
@@ -457,15 +475,15 @@ class Night:
 
     def _predictor(self, model: CardFiles) -> Predictor:
         """The networks of a card, loaded once in the night."""
-        if model.card.name not in self._predictors:
+        if model.card.digest not in self._predictors:
             from medrec.models import inference  # torch and MONAI take seconds: only when there is work
 
             settings = self._request.configuration.settings
             device = inference.device_name(settings.device)
             inference.use_threads(settings.threads)
-            self._predictors[model.card.name] = inference.load(model.card, model.weights, device)
+            self._predictors[model.card.digest] = inference.load(model.card, model.weights, device)
             self._setting = replace(self._setting, device=device, threads=inference.threads())
-        return self._predictors[model.card.name]
+        return self._predictors[model.card.digest]
 
     def _finished(self, planned: Planned, finished: Finished, visit: Visit) -> CaseLine:
         line = self._note(planned, finished.row, finished.row.status, visit.seconds, finished.refused)

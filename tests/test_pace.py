@@ -179,7 +179,7 @@ def test_a_case_that_another_worker_holds_waits_and_one_that_it_finished_is_done
         assert store.claim(held.case, "another", "2026-01-01T00:00:00.000Z", "9999-01-01T00:00:00.000Z")
         flows.without_prefect(ours, lambda what, done, total: None)
         summary = ours.close()
-    assert [(c.status, c.reason) for c in summary.cases][0] == ("waiting", "another worker is at it")
+    assert (summary.cases[0].status, summary.cases[0].reason) == ("waiting", "another worker is at it")
     assert statuses(summary)[1:] == ["analysed"] * 3
 
 
