@@ -11,9 +11,13 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
 from types import FrameType
 
 from flows.server import Server
+from medrec import notices
+from medrec.errors import MedrecError
 from medrec.home import Home
 from medrec.night import Night, Request, Summary
 
@@ -29,14 +33,28 @@ def run_nightly(request: Request, progress: Progress) -> Summary:
     Raises ConfigError, AlreadyRunningError and WorldError.
     """
     request.home.create()
-    with Night(request) as night, told_to_stop(night):
-        night.scan(lambda done, total: progress("files", done, total))
-        if night.has_work:
-            server = embedded(request.home)  # it starts while the networks are loaded
-            night.get_ready()
-            night.prove()
-            _lead(night, server, progress)
-        return night.close()
+    settings = request.configuration.settings
+    try:
+        with Night(request) as night, told_to_stop(night):
+            summary = _night(night, request, progress)
+            now = datetime.now(UTC)
+            told = notices.of_night(summary) + notices.of_silence(settings.schedule, night.newest_study(), now)
+    except MedrecError as error:
+        notices.send(settings.notify, None, notices.of_error(error))
+        raise
+    if untold := notices.send(settings.notify, summary.batch, told):
+        summary = replace(summary, warnings=(*summary.warnings, untold))
+    return summary
+
+
+def _night(night: Night, request: Request, progress: Progress) -> Summary:
+    night.scan(lambda done, total: progress("files", done, total))
+    if night.has_work:
+        server = embedded(request.home)  # it starts while the networks are loaded
+        night.get_ready()
+        night.prove()
+        _lead(night, server, progress)
+    return night.close()
 
 
 def _lead(night: Night, server: Server | None, progress: Progress) -> None:

@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError
 from medrec.errors import ConfigError
 from medrec.peers import Destination, Intake, Peer, unknown_peers
 from medrec.prediction import Frozen, ModelCard, Name
+from medrec.schedule import Backfill, Notify, Schedule
 
 PACKAGE = Path(__file__).parent
 PACKAGED_WEIGHTS = PACKAGE / "models" / "weights"
@@ -53,6 +54,10 @@ class Settings(Frozen):
     peers: dict[Name, Peer] = Field(default_factory=dict)
     intake: Intake | None = None
     destinations: tuple[Destination, ...] = ()
+    # When medrec serve begins nights; who is told when one goes wrong; how much a backfill may do at once.
+    schedule: Schedule | None = None
+    notify: Notify = Notify()
+    backfill: Backfill = Backfill()
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,15 +104,27 @@ class Home:
         if root.is_relative_to(resolved):
             raise ConfigError([f"--home: {self.root} lies inside the input {folder}; choose a home beside it"])
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the home for one night; the operating system frees it when the process dies.
-
-        Raises AlreadyRunningError when another night holds it.
-        """
+    def is_busy(self) -> bool:
+        """Whether a night holds the home now."""
+        if not (self.root / "night.lock").exists():
+            return False
         lock = FileLock(self.root / "night.lock", mode=0o600)
         try:
             lock.acquire(timeout=0)
+        except Timeout:
+            return True
+        lock.release()
+        return False
+
+    @contextmanager
+    def lock(self, patience_s: float = 1.0) -> Iterator[None]:
+        """Hold the home for one night; the operating system frees it when the process dies.
+
+        Raises AlreadyRunningError when another night holds it for longer than `patience_s`; looking takes moments.
+        """
+        lock = FileLock(self.root / "night.lock", mode=0o600)
+        try:
+            lock.acquire(timeout=patience_s)
         except Timeout:
             raise AlreadyRunningError(f"already running: another night works on {self.root}") from None
         try:

@@ -37,7 +37,9 @@ Tell = Callable[[str], None]
 class Request:
     """What a person asked for.
 
-    `pull` brings the studies of the configured PACS into `input` before; after `window` no study is begun.
+    `pull` brings the studies of the configured PACS into `input` before; after `window` no study is begun. `only` are
+    (study, model) whose analysis alone is wanted; None is everything. `patience_s` is how long another night of the
+    home is waited for.
     """
 
     input: Path
@@ -46,6 +48,8 @@ class Request:
     reanalyse: bool = False
     pull: bool = False
     window: Window | None = None
+    only: frozenset[tuple[str, str]] | None = None
+    patience_s: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,7 @@ class _Account:
     refused: dict[int, tuple[str, str]] = field(default_factory=dict)
     packed: set[int] = field(default_factory=set)
     waiting: set[int] = field(default_factory=set)
+    left_out: set[int] = field(default_factory=set)
 
     def use(self, files: Iterable[ScanFile]) -> None:
         for file in files:
@@ -150,7 +155,7 @@ class Night:
         request = self._request
         request.home.create()
         request.home.check_input(request.input)
-        self._lock = request.home.lock()
+        self._lock = request.home.lock(request.patience_s)
         self._lock.__enter__()
         try:
             self._open()
@@ -236,10 +241,19 @@ class Night:
         self._account.refuse((f for f in files if f.patient in erased), str(Reason.ERASED))
         files = [f for f in files if f.patient not in erased]
         studies = self._arrived(group(files))
-        self.planned = pipeline.plan(studies, self._request.configuration, self._store.salt)
+        self.planned = self._wanted(pipeline.plan(studies, self._request.configuration, self._store.salt))
         self._by_case = {p.case: p for p in self.planned}
         for planned in self.planned:
             self._done(planned)
+
+    def _wanted(self, planned: Sequence[Planned]) -> tuple[Planned, ...]:
+        """What was asked for; the files of all else are left out, by name."""
+        only = self._request.only
+        if only is None:
+            return tuple(planned)
+        wanted = {p.case: (p.study.study, p.model.card.name if p.model is not None else "") in only for p in planned}
+        self._account.left_out.update(f.ordinal for p in planned if not wanted[p.case] for f in p.study.files)
+        return tuple(p for p in planned if wanted[p.case])
 
     def _pull(self) -> None:
         """Bring new studies from the configured PACS; one that is away leaves the night with what is here."""
@@ -399,6 +413,10 @@ class Night:
             return self._line(planned, Status.FAILED, why, visit.seconds)
         return self._finished(planned, finished, visit)
 
+    def newest_study(self) -> str | None:
+        """When the study that came last was first seen."""
+        return self._store.newest_study()
+
     def is_done(self, planned: Planned) -> bool:
         """Whether the summary has a line for this case."""
         return planned.case in self._lines
@@ -439,12 +457,14 @@ class Night:
         """The accounts as they stand."""
         analysed, refused = self._account.settled()
         waiting = self._account.waiting - analysed - refused.keys()
+        left_out = self._account.left_out - analysed - refused.keys() - waiting
         files = {
             "seen": self._seen,
             "analysed": len(analysed),
-            "unused": self._seen - len(analysed) - len(refused) - len(waiting),
+            "unused": self._seen - len(analysed) - len(refused) - len(waiting) - len(left_out),
             "refused": len(refused),
             **({"waiting": len(waiting)} if waiting else {}),
+            **({"left out": len(left_out)} if left_out else {}),
         }
         refusals = tuple({"sha256": sha or None, "reason": why} for _, (sha, why) in sorted(refused.items()))
         lines = tuple(self._lines[p.case] for p in self.planned if p.case in self._lines)

@@ -37,11 +37,11 @@ def nightly(
     """Analyse every new study below a folder and leave one report for each."""
     with stdout_kept(json) as print_json:
         request = request_of(input, home, config, reanalyse, until)
-        summary = _run_nightly(request)
+        summary = run_nightly(request)
         if json:
             print_json(summary.to_json())
         else:
-            _show(summary, request)
+            show(summary, request)
     raise typer.Exit(summary.exit_code)
 
 
@@ -58,7 +58,7 @@ def demo(
     say(f"1  made {len(known)} phantom studies in {studies}")
     request = request_of(studies, home, None, False)
     say(f"2  running the nightly flow, home {home}")
-    summary = _run_nightly(request)
+    summary = run_nightly(request)
     rows = demonstration.compare(known, summary, home)
     table("Known against measured", demonstration.HEADER, [list(row.cells()) for row in rows])
     say(f"Reports: {request.home.reports}")
@@ -87,9 +87,11 @@ def request_of(
         loaded = configuration.load(config)
     except ConfigError as error:
         problems += error.problems
+    if input is None and loaded is not None and loaded.settings.schedule is not None:
+        input = loaded.settings.schedule.input
     intake = loaded.settings.intake if loaded is not None and input is None else None
     if input is None and loaded is not None and intake is None:
-        problems.append("--input: name a folder, or an intake in medrec.yaml")
+        problems.append("--input: name a folder, or an intake or a schedule with an input in medrec.yaml")
     for check in (place.check, lambda: place.check_input(input) if input is not None else None):
         try:
             check()
@@ -107,7 +109,8 @@ def request_of(
     return Request(input, place, loaded, reanalyse, intake is not None and intake.pull is not None, window)
 
 
-def _run_nightly(request: "Request") -> "Summary":
+def run_nightly(request: "Request") -> "Summary":
+    """Run a night with progress bars."""
     from importlib.metadata import entry_points
 
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -128,7 +131,8 @@ def _run_nightly(request: "Request") -> "Summary":
     return summary
 
 
-def _show(summary: "Summary", request: "Request") -> None:
+def show(summary: "Summary", request: "Request") -> None:
+    """Say what a night did."""
     rows = [
         [c.study[:8], c.status, c.verdict or c.reason, f"{c.seconds:.1f}" if c.seconds else "", c.case]
         for c in summary.cases

@@ -44,6 +44,12 @@ class Cases(Ledger):
         where = sa.true() if batch is None else CASES.c.batch == batch
         return tuple(case_row(row) for row in self._rows(sa.select(CASES).where(where).order_by(CASES.c.seq)))
 
+    def failed(self) -> tuple[str, ...]:
+        """The keys of cases that failed and that nothing has replaced, oldest first."""
+        c = CASES.c
+        query = sa.select(c.case).where(c.status == Status.FAILED.value, c.superseded_by.is_(None)).order_by(c.seq)
+        return tuple(str(row[0]) for row in self._rows(query))
+
     def replaced_by(self, key: str) -> tuple[CaseRow, ...]:
         """The cases that this one took out of force."""
         where = CASES.c.superseded_by == key
