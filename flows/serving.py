@@ -58,16 +58,22 @@ def _run(configuration: Configuration) -> None:
 
     from flows.deployed import DEPLOYMENTS
 
+    class Ending(Runner):
+        """Lets runs that are under way end in order: a night finishes the studies in hand."""
+
+        def handle_sigterm(self, *_: object, **__: object) -> None:
+            if self._loop is not None:
+                asyncio.run_coroutine_threadsafe(self.astop(), self._loop)
+
     async def run() -> None:
-        runner = Runner(name="medrec", pause_on_shutdown=False, limit=len(DEPLOYMENTS), query_seconds=5)
+        runner = Ending(name="medrec", pause_on_shutdown=False, limit=len(DEPLOYMENTS), query_seconds=5)
         for name, deployment in DEPLOYMENTS.items():
             wanted = deployment.schedule(configuration.settings)
             schedules = [CronSchedule(cron=wanted.cron, timezone=wanted.timezone)] if wanted is not None else []
-            await runner.aadd_deployment(
-                await deployment.flow.ato_deployment(
-                    name, schedules=schedules, entrypoint_type=EntrypointType.MODULE_PATH
-                )
+            made = await deployment.flow.ato_deployment(
+                name, schedules=schedules, entrypoint_type=EntrypointType.MODULE_PATH
             )
+            await runner.aadd_deployment(made)
         await runner.start()
 
     before = signal.getsignal(signal.SIGTERM)

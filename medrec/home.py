@@ -8,6 +8,7 @@ renamed (their first names, encrypted), worker (which home this is). All below 0
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ from filelock import FileLock, Timeout
 
 from medrec.errors import AlreadyRunningError, ConfigError, WorldError
 
+# What is being written, by the beginning or the end of its name.
+DRAFTS = (".draft-*", ".*.draft", ".key.*", ".mlflow-*")
 # What a folder of the outbox may hold beside what a case returned first, by the end of its name.
 RETURNED_AS = ("accepted", "matched", "rejected")
 
@@ -103,6 +106,15 @@ class Home:
             raise ConfigError([f"--input: {folder} lies inside the home {self.root}; reports are no scans"])
         if root.is_relative_to(resolved):
             raise ConfigError([f"--home: {self.root} lies inside the input {folder}; choose a home beside it"])
+
+    def sweep(self) -> None:
+        """Take away what killed nights left half-written; only for who holds the lock and is alone here."""
+        for folder in (self.root, self.reports, self.outbox, self.batches, self.kept, self.index):
+            for path in (p for pattern in DRAFTS for p in folder.glob(pattern)):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
 
     def is_busy(self) -> bool:
         """Whether a night holds the home now."""

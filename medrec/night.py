@@ -179,6 +179,8 @@ class Night:
         self._store.start_batch(self.batch, _iso(now))
         # Who holds the home's lock is alone in it: what its night still holds, a killed one left.
         self._store.free_claims(request.home.worker)
+        if not self._store.claims(_iso(now)):
+            request.home.sweep()
         self._leases = Leases(self._store, request.home.worker)
         privacy.settle(request.home, self._store)
         self._store.seal_nights(_iso(now))

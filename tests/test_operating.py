@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
-from tiny import tiny_configuration, tiny_folder, tiny_studies
+from tiny import ready_home, tiny_configuration, tiny_folder, tiny_studies
 from typer.testing import CliRunner
 
 import flows
@@ -138,7 +138,7 @@ def test_a_night_that_leaves_studies_tells_the_webhook(
     monkeypatch.setattr(Night, "prove", lambda self: self.stop("medrec was told to stop"))
     tiny_studies(tmp_path / "in", 1)
     own = tiny_configuration(tmp_path / "own", notify={"webhook": url})
-    flows.run_nightly(Request(tmp_path / "in", Home(tmp_path / "home"), own), lambda *_: None)
+    flows.run_nightly(Request(tmp_path / "in", ready_home(tmp_path / "home"), own), lambda *_: None)
     assert [t[1]["event"] for t in told] == ["studies left"]
 
 
@@ -199,7 +199,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Configuration]
     folder = tmp_path_factory.mktemp("done")
     own = tiny_configuration(folder / "own", schedule={"cron": "0 20 * * *", "input": str(folder / "in")})
     tiny_studies(folder / "in", 3)
-    run(Request(folder / "in", Home(folder / "home"), own))
+    run(Request(folder / "in", ready_home(folder / "home"), own))
     return folder, own
 
 

@@ -9,12 +9,11 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
-from tiny import tiny_configuration, tiny_studies
+from tiny import ready_home, tiny_configuration, tiny_studies
 
 import flows
 from medrec import pipeline
 from medrec.config import Configuration
-from medrec.home import Home
 from medrec.night import Night, Request, Summary
 from medrec.pace import AT_ONCE, Pace, Window, several, slowest
 from medrec.store import Store
@@ -124,7 +123,7 @@ def test_what_is_no_time_of_day_closes_no_window() -> None:
 def test_a_closed_window_takes_no_study_says_what_is_left_and_the_next_night_takes_all(
     tiny: Configuration, four: Path, tmp_path: Path
 ) -> None:
-    home = Home(tmp_path / "home")
+    home = ready_home(tmp_path / "home")
     closed = night(Request(four, home, tiny, window=Window(datetime.now(UTC) - timedelta(seconds=1))))
     assert statuses(closed) == ["waiting"] * 4
     assert closed.files == {"seen": 64, "analysed": 0, "unused": 0, "refused": 0, "waiting": 64}
@@ -140,7 +139,7 @@ def test_a_closed_window_takes_no_study_says_what_is_left_and_the_next_night_tak
 def test_a_stop_finishes_the_studies_in_hand_and_leaves_the_others(
     tiny: Configuration, four: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home = Home(tmp_path / "home")
+    home = ready_home(tmp_path / "home")
     with Night(Request(four, home, tiny)) as stopped:
         predict = pipeline.predict
 
@@ -160,7 +159,7 @@ def test_a_stop_finishes_the_studies_in_hand_and_leaves_the_others(
 
 
 def test_a_stop_while_files_are_read_touches_nothing(tiny: Configuration, four: Path, tmp_path: Path) -> None:
-    with Night(Request(four, Home(tmp_path / "home"), tiny)) as stopped:
+    with Night(Request(four, ready_home(tmp_path / "home"), tiny)) as stopped:
         stopped.scan(lambda done, total: stopped.stop("medrec was told to stop"))
         assert not stopped.has_work
         summary = stopped.close()
@@ -172,7 +171,7 @@ def test_a_stop_while_files_are_read_touches_nothing(tiny: Configuration, four: 
 def test_a_case_that_another_worker_holds_waits_and_one_that_it_finished_is_done(
     tiny: Configuration, four: Path, tmp_path: Path
 ) -> None:
-    home = Home(tmp_path / "home")
+    home = ready_home(tmp_path / "home")
     with Night(Request(four, home, tiny)) as ours, Store.open(home.store_url) as store:
         ours.index()
         held = ours.planned[0]
@@ -186,8 +185,7 @@ def test_a_case_that_another_worker_holds_waits_and_one_that_it_finished_is_done
 def test_what_a_killed_night_held_is_free_for_the_next_night_of_its_home(
     tiny: Configuration, four: Path, tmp_path: Path
 ) -> None:
-    home = Home(tmp_path / "home")
-    home.create()
+    home = ready_home(tmp_path / "home")
     with Night(Request(four, home, tiny)) as first:
         first.index()
         case = first.planned[0].case
@@ -200,7 +198,7 @@ def test_a_claim_that_ran_out_is_noticed_before_anything_is_written(
     tiny: Configuration, four: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A machine that slept, or whose clock was set: another worker may be at the case by now."""
-    home = Home(tmp_path / "home")
+    home = ready_home(tmp_path / "home")
     with Night(Request(four, home, tiny)) as ours:
         ours.index()
         monkeypatch.setattr(ours._leases, "holds", lambda case: False)

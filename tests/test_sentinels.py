@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import tiny_configuration, tiny_studies
+from tiny import ready_home, tiny_configuration, tiny_studies
 
 import flows
 from medrec import config, pipeline, sentinels
@@ -102,7 +102,7 @@ def test_a_wrong_answer_stops_the_night_before_a_patient_is_touched(
     tiny: Configuration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny_studies(tmp_path / "studies", 1)
-    home = Home(tmp_path / "home")
+    home = ready_home(tmp_path / "home")
     monkeypatch.setattr(sentinels, "CUT", ())
     monkeypatch.setattr(flows, "embedded", lambda home: None)
     with pytest.raises(SentinelError):
@@ -114,7 +114,7 @@ def test_a_wrong_answer_stops_the_night_before_a_patient_is_touched(
 
 def test_a_night_says_what_came_of_its_sentinels(tiny: Configuration, tmp_path: Path) -> None:
     tiny_studies(tmp_path / "studies", 1)
-    with Night(Request(tmp_path / "studies", Home(tmp_path / "home"), tiny)) as night:
+    with Night(Request(tmp_path / "studies", ready_home(tmp_path / "home"), tiny)) as night:
         night.index()
         night.prove()
         assert list(night.summary().sentinels) == [s.name for s in sentinels.SENTINELS]

@@ -3,15 +3,22 @@
 What they mark means nothing; that every study is done once, written whole and recorded does not depend on it.
 """
 
+import atexit
+import shutil
+import tempfile
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 import yaml
+from conftest import copy_home
 
 from medrec import config
 from medrec.config import Configuration
+from medrec.home import Home
 from medrec.models import networks, weights
+from medrec.night import Night, Request
 from medrec.phantom import Head, grid, render, write_dicom
 
 SIZE = (16, 16, 16)
@@ -51,3 +58,19 @@ def tiny_studies(folder: Path, count: int, first: int = 1) -> tuple[Path, ...]:
         write_dicom(other, head.affine, place, patient_name=f"TINY^{number}", patient_id=f"TINY-{number}")
         places.append(place)
     return tuple(places)
+
+
+def ready_home(place: Path) -> Home:
+    """A home at `place` after a night without studies: its databases are there, which takes seconds to make."""
+    return copy_home(_template(), place)
+
+
+@cache
+def _template() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="medrec-tiny-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    (folder / "in").mkdir()
+    with Night(Request(folder / "in", Home(folder / "home"), tiny_configuration(folder / "own"))) as night:
+        night.index()
+        night.close()
+    return folder / "home"
