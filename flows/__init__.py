@@ -49,12 +49,31 @@ def run_nightly(request: Request, progress: Progress) -> Summary:
 
 def _night(night: Night, request: Request, progress: Progress) -> Summary:
     night.scan(lambda done, total: progress("files", done, total))
-    if night.has_work:
+    if night.has_work and request.configuration.settings.workers.shards:
+        _share(night, progress)
+    if night.has_work and night.is_over():
+        without_prefect(night, progress)  # nothing is begun; what is left is counted
+    elif night.has_work:
         server = embedded(request.home)  # it starts while the networks are loaded
         night.get_ready()
         night.prove()
         _lead(night, server, progress)
     return night.close()
+
+
+def _share(night: Night, progress: Progress) -> None:
+    """Have workers of a Prefect server work on the night; what they leave is for this one."""
+    from medrec.shards import coordinate
+
+    if not os.environ.get("PREFECT_API_URL"):
+        night.warn("workers.shards needs PREFECT_API_URL, a Prefect server with workers; the night is done alone")
+        return
+    try:
+        from flows.sharded import start
+
+        coordinate(night, start, lambda done, total: progress("studies", done, total))
+    except Exception as error:  # no such deployment, or the server is away
+        night.warn(f"Prefect could not share the night ({type(error).__name__}); what is left is done alone")
 
 
 def _lead(night: Night, server: Server | None, progress: Progress) -> None:

@@ -18,6 +18,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from flows import run_nightly
+from flows.sharded import shard
 from medrec import backfill as backfilling
 from medrec.cli.nights import request_of
 from medrec.config import Settings
@@ -82,6 +83,7 @@ def backfill(since: str, model: str | None = None, limit: int | None = None) -> 
 DEPLOYMENTS: dict[str, Deployment] = {
     "nightly": Deployment(night, lambda settings: settings.schedule),
     "backfill": Deployment(backfill, lambda settings: None),
+    "shard": Deployment(shard, lambda settings: None),
 }
 
 

@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 from medrec.errors import ConfigError
 from medrec.peers import Destination, Intake, Peer, unknown_peers
 from medrec.prediction import Frozen, ModelCard, Name
-from medrec.schedule import Backfill, Notify, Schedule
+from medrec.schedule import Backfill, Notify, Schedule, Workers
 
 PACKAGE = Path(__file__).parent
 PACKAGED_WEIGHTS = PACKAGE / "models" / "weights"
@@ -58,6 +58,7 @@ class Settings(Frozen):
     schedule: Schedule | None = None
     notify: Notify = Notify()
     backfill: Backfill = Backfill()
+    workers: Workers = Workers()
 
 
 @dataclass(frozen=True, slots=True)

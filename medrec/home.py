@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from medrec.errors import AlreadyRunningError, ConfigError, WorldError
 
 # What is being written, by the beginning or the end of its name.
-DRAFTS = (".draft-*", ".*.draft", ".key.*", ".mlflow-*")
+DRAFTS = (".draft-*", ".*.draft", ".key.*", ".mlflow-*", ".*.shared", ".*.seconds")
 # What a folder of the outbox may hold beside what a case returned first, by the end of its name.
 RETURNED_AS = ("accepted", "matched", "rejected")
 

@@ -9,10 +9,12 @@ import json
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from medrec import anchors, delivery, dispatch, pipeline, privacy, sentinels
 from medrec.config import CardFiles, Configuration
@@ -145,32 +147,32 @@ class Night:
         self._predictors: dict[str, Predictor] = {}
         self._seen = 0
         self._mlflow_failed = False
+        self._tracker: Tracker | None = None
         self._by_case: dict[str, Planned] = {}
-        self._pace = Pace()
+        self.pace = Pace()
         self._sentinels: dict[str, str] = {}
         self._noting = threading.Lock()
         self._over = ""  # why no study is begun any more
 
-    def __enter__(self) -> "Night":
+    def __enter__(self) -> Self:
         request = self._request
         request.home.create()
         request.home.check_input(request.input)
-        self._lock = request.home.lock(request.patience_s)
-        self._lock.__enter__()
-        try:
+        with ExitStack() as held:
+            self._hold(held)
             self._open()
-        except BaseException:
-            self._lock.__exit__(None, None, None)
-            raise
-        self._leases.__enter__()
+            held.callback(self._store.close)
+            held.enter_context(self._leases)
+            self._held = held.pop_all()
         return self
+
+    def _hold(self, held: ExitStack) -> None:
+        held.enter_context(self._request.home.lock(self._request.patience_s))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leases.__exit__(None, None, None)
-        self._store.close()
-        self._lock.__exit__(None, None, None)
+        self._held.close()
 
     def _open(self) -> None:
         request, now = self._request, datetime.now(UTC)
@@ -181,15 +183,19 @@ class Night:
         self._store.free_claims(request.home.worker)
         if not self._store.claims(_iso(now)):
             request.home.sweep()
-        self._leases = Leases(self._store, request.home.worker)
+        self._leases = Leases(self._store, request.home.worker, configuration.settings.workers.lease)
         privacy.settle(request.home, self._store)
         self._store.seal_nights(_iso(now))
         privacy.complete_summary(request.home, self._store, configuration.settings.retention, now)
+        self._read_from()
+        self._note_configuration(now)
+        self._tracker = self._reach_mlflow(now)
+
+    def _read_from(self) -> None:
+        request, configuration = self._request, self._request.configuration
         rules = rules_of(c.card for c in configuration.cards)
         self._archive = Archive(request.input, Pseudonyms.load(request.home.key), rules, memory=request.home.index)
         self._setting = Setting(self.batch, request.home, self._store, configuration, "")
-        self._note_configuration(now)
-        self._tracker = self._reach_mlflow(now)
 
     def _note_configuration(self, now: datetime) -> None:
         """Put a configuration that is not the last night's into the ledger, with the key's fingerprint.
@@ -328,16 +334,40 @@ class Night:
         """Begin no more studies; what is in work is finished."""
         self._over = self._over or why
 
+    @property
+    def request(self) -> Request:
+        """What was asked for."""
+        return self._request
+
+    def is_over(self) -> bool:
+        """Whether no study is begun any more: the window closed, or the night was stopped."""
+        window = self._request.window
+        if window is not None and window.closed(datetime.now(UTC)):
+            self.stop(f"the night's window closed at {window.until:%H:%M} UTC")
+        return bool(self._over)
+
+    def others_at_work(self) -> bool:
+        """Whether another worker holds a case of this night."""
+        return bool(self._store.claims(_iso(datetime.now(UTC))).keys() & self._by_case.keys())
+
+    def collect(self) -> int:
+        """Take up what other workers finished, and bring it to MLflow; returns how many cases are left."""
+        for planned in self.planned:
+            row = None if self.is_done(planned) else self._store.case(planned.case)
+            if row is not None and (row.status is not Status.FAILED or row.batch == self.batch):
+                self._note(
+                    planned, row, row.status, row.seconds_ms / 1000, pipeline.refused_inputs(row, self._request.home)
+                )
+        self._deliver()
+        return len(self.planned) - len(self._lines)
+
     def pending(self) -> Iterator[Planned]:
         """The cases to work on, each given out once; when the window closes, or after `stop`, the others wait."""
         left = 0
         for planned in self.planned:
             if self.is_done(planned):
                 continue
-            window = self._request.window
-            if window is not None and window.closed(datetime.now(UTC)):
-                self.stop(f"the night's window closed at {window.until:%H:%M} UTC")
-            if self._over:
+            if self.is_over():
                 left += 1
                 self._wait(planned, self._over)
             else:
@@ -377,10 +407,12 @@ class Night:
         if done is None:
             return None
         refused = pipeline.refused_inputs(done, self._request.home)
+        if done.batch == self.batch:  # another worker did it this night
+            return self._note(planned, done, done.status, done.seconds_ms / 1000, refused)
         return self._note(planned, done, Status.ALREADY_DONE, 0.0, refused)
 
     def _analyse(self, planned: Planned) -> CaseLine:
-        visit = self._pace.visit()
+        visit = self.pace.visit()
         try:
             finished = self._work(planned, visit)
         except WorldError:
@@ -404,7 +436,7 @@ class Night:
 
     def give_up(self, planned: Planned, why: str, visit: Visit | None = None) -> CaseLine:
         """Record that a study failed for a reason of ours; the next night tries it again."""
-        visit = visit or self._pace.visit()
+        visit = visit or self.pace.visit()
         skipped = Skipped(planned.study.study, Reason.FAILED, why, planned.routed.files)
         try:
             with visit.turn("finish"):
@@ -477,7 +509,7 @@ class Night:
             lines,
             tuple(self._warnings),
             self.deliveries,
-            self._pace.seconds,
+            self.pace.seconds,
             self._sentinels,
         )
 

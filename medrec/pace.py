@@ -7,7 +7,7 @@ next is decoded and the last is written: three are in work, and no more, so that
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -51,6 +51,11 @@ class Pace:
                 spent = time.monotonic() - started
                 self._seconds[stage] += spent
                 visit.seconds += spent
+
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """What other workers spent in the stages."""
+        for stage in STAGES:
+            self._seconds[stage] += float(seconds.get(stage, 0.0))
 
     @property
     def seconds(self) -> dict[str, float]:

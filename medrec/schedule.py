@@ -76,6 +76,23 @@ class Schedule(Frozen):
         return Window(self.next(now))
 
 
+class Workers(Frozen):
+    """How many workers share a night, where a Prefect server has some; 0 is none but this one.
+
+    A worker that died leaves its case to others after `lease_s`; when nobody has worked for `patience_s`, the one that
+    coordinates takes what is left.
+    """
+
+    shards: Annotated[int, Field(ge=0, le=256)] = 0
+    lease_s: Annotated[float, Field(ge=1, le=3600)] = 120
+    patience_s: Annotated[float, Field(ge=1, le=86400)] = 300
+
+    @property
+    def lease(self) -> timedelta:
+        """`lease_s` as a span of time."""
+        return timedelta(seconds=self.lease_s)
+
+
 class Backfill(Frozen):
     """At most how many studies one `medrec backfill` makes again."""
 

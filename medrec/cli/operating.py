@@ -1,5 +1,6 @@
 """The operator's commands around nights: how things stand, nights by themselves, reports made again."""
 
+import os
 from datetime import UTC, datetime
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -45,6 +46,17 @@ def serve(
 
     (flow,) = entry_points(group="medrec.flows", name="serve")
     flow.load()(Home(home or Home.default()), configuration.load(config), config, port, say)
+
+
+def pools() -> None:
+    """Make the work pools and queues of a Prefect server (PREFECT_API_URL) that several workers share."""
+    from medrec.errors import ConfigError
+
+    if not os.environ.get("PREFECT_API_URL"):
+        raise ConfigError(["PREFECT_API_URL is not set: which Prefect server?"])
+    (flow,) = entry_points(group="medrec.flows", name="pools")
+    flow.load()()
+    say("pools cpu and gpu, each with the queues urgent, nightly and backfill, in this order")
 
 
 def backfill(
