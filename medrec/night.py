@@ -33,6 +33,7 @@ from medrec.store import CaseRow, Store
 from medrec.tracking import Tracker
 
 Tell = Callable[[str], None]
+HELD = "another worker is at it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,7 +395,7 @@ class Night:
         if (line := self._done(planned)) is not None:
             return line
         if not self._leases.take(planned.case):
-            return self._wait(planned, "another worker is at it")
+            return self._wait(planned, HELD)
         try:
             # Again: between the question and the claim another worker may have finished it.
             return self._done(planned) or self._analyse(planned)

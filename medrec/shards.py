@@ -23,7 +23,7 @@ from medrec.disk import replace_file
 from medrec.errors import DataError
 from medrec.home import Home
 from medrec.leases import Leases
-from medrec.night import Night, Request
+from medrec.night import HELD, Night, Request
 from medrec.pace import Window
 from medrec.pipeline import Planned
 from medrec.store import Store
@@ -112,11 +112,23 @@ class Shard(Night):
         own = [p for n, p in enumerate(self.planned) if n % self._of == self.number]
         others = [p for n, p in enumerate(self.planned) if n % self._of != self.number]
         self.planned = (*own, *reversed(others))  # from the far end: the others come from the near one
-        for planned in super().pending():
-            if not place(self._request.home, self.batch).exists():
-                self.stop("the night is over")
+        while True:
+            for planned in super().pending():
+                if not place(self._request.home, self.batch).exists():
+                    self.stop("the night is over")
+                    return
+                yield planned
+            if self.is_over() or not self._let_go():
                 return
-            yield planned
+
+    def _let_go(self) -> bool:
+        """Whether cases that others held are to be tried again: finished by them, or left by one that died."""
+        held = [case for case, line in list(self._lines.items()) if line.reason == HELD]
+        for case in held:
+            del self._lines[case]
+        if held:
+            time.sleep(LOOK_EVERY_S)
+        return bool(held)
 
 
 def coordinate(night: Night, start: Start, progress: Callable[[int, int], None]) -> None:
