@@ -6,6 +6,7 @@ has a line in the summary; an error in one study, or MLflow away, never ends the
 """
 
 import json
+import os
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -534,7 +535,7 @@ class Night:
             from medrec.models import inference  # torch and MONAI take seconds: only when there is work
 
             settings = self._request.configuration.settings
-            device = inference.device_name(settings.device)
+            device = inference.device_name(os.environ.get("MEDREC_DEVICE") or settings.device)
             inference.use_threads(settings.threads)
             self._predictors[model.card.digest] = inference.load(model.card, model.weights, device)
             self._setting = replace(self._setting, device=device, threads=inference.threads())

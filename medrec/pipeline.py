@@ -310,7 +310,7 @@ def case_of(
         licence=card.licence if card else "",
         config_sha256=setting.configuration.sha256,
         code_version=__version__,
-        device=setting.device if labels is not None else "",
+        device=_device(prediction, setting) if labels is not None else "",
     )
     return Case(facts, card, shown, prediction if isinstance(prediction, Prediction) else None, labels)
 
@@ -394,6 +394,11 @@ def _processed(routed: Routed | Skipped) -> tuple[str, ...]:
         if tilt := series.gantry_tilt_deg:
             told.append(f"{label}: gantry tilted by {tilt:.1f} degrees; read slice by slice as it lies, not resampled")
     return tuple(told)
+
+
+def _device(prediction: Prediction | Skipped | None, setting: Setting) -> str:
+    """What computed a prediction; where memory ran out it says so itself."""
+    return (prediction.device if isinstance(prediction, Prediction) else "") or setting.device
 
 
 def _nominal(card: ModelCard | None, planned: Planned) -> bool:

@@ -189,6 +189,20 @@ class Returned(Frozen):
         return self
 
 
+class Running(Frozen):
+    """How the networks are run. Cards that do not say run as their numbers were measured before this was a choice.
+
+    `mirrored` also sees each slice's mirror image, and averages. `autocast` computes in half precision on a GPU, where
+    `channels_last` is the layout too. A device whose answers on a stored sample are farther than `tolerance` from plain
+    ones (float32, CPU) is not used.
+    """
+
+    mirrored: bool = True
+    autocast: Literal["float16", "bfloat16"] | None = None
+    channels_last: bool = False
+    tolerance: Share = 0.02
+
+
 class ModelCard(Frozen):
     """Everything that medrec knows of a model: YAML on disk, data here."""
 
@@ -214,6 +228,7 @@ class ModelCard(Frozen):
     measured: tuple[Measured, ...]
     trained_on: tuple[Sha256, ...]
     returned: Returned = Returned()
+    running: Running = Running()
 
     @model_validator(mode="after")
     def _ranges_run_upwards(self) -> "ModelCard":
@@ -247,6 +262,8 @@ class ModelCard(Frozen):
         fields = self.model_dump(mode="json")
         if self.returned == Returned():  # cards from before this field keep the digest that reports name them by
             del fields["returned"]
+        if self.running == Running():
+            del fields["running"]
         fields["inputs"] = {name: _sorted(rule) for name, rule in fields["inputs"].items()}
         ordered = {k: fields[k] if k == "inputs" else _sorted(fields[k]) for k in sorted(fields)}
         return json.dumps(ordered, separators=(",", ":")).encode()
@@ -285,12 +302,14 @@ class Prediction:
     """What the networks of one card say, on the grid of the card's grid input.
 
     probability (i, j, k) float32 in 0..1; mask (i, j, k) bool; slice_probability (k,) float32 in 0..1 from the
-    classifier, a network of its own, or None where the card has none.
+    classifier, a network of its own, or None where the card has none. `device` says what computed it where that is
+    not what was asked for: memory ran out.
     """
 
     probability: npt.NDArray[np.float32]
     mask: npt.NDArray[np.bool_]
     slice_probability: npt.NDArray[np.float32] | None
+    device: str = ""
 
     def __post_init__(self) -> None:
         for values in (self.probability, self.slice_probability):

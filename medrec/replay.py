@@ -224,7 +224,7 @@ def _planned(files: list[ScanFile], model: CardFiles, wanted: set[str], salt: st
 def _predict(prepared: Prepared, model: CardFiles, facts: Mapping[str, Any]) -> tuple[Prediction | Skipped, str, int]:
     from medrec.models import inference  # torch and MONAI take seconds
 
-    device = inference.device_name("auto") if facts.get("device") == "cuda" else "cpu"
+    device = inference.device_name("auto") if str(facts.get("device")).startswith("cuda") else "cpu"
     inference.use_threads(int(facts.get("threads") or 0))
     predictor = inference.load(model.card, model.weights, device)
     return pipeline.predict(prepared, predictor), device, inference.threads()
