@@ -162,11 +162,17 @@ def estimate(measure: str, scores: Scores, specificity: float = 0.9) -> Interval
     return pooled(data, np.array([scores.truth[n] for n in names]), _rows(measure, specificity))
 
 
-def sign_flip_p(differences: Values, seed: int = 0) -> float:
-    """Chance that flipped signs give a mean as large as this, (patients,): the mean is above 0 or it is not."""
-    n = len(differences)
-    larger = int((_signs(n, seed) @ differences >= differences.sum() - TINY).sum())
-    return larger / 2**n if n <= EXACT_UP_TO else (1 + larger) / (1 + DRAWS)
+def chance(differences: Values, seed: int = 0) -> Values:
+    """The p-value that a mean is above 0, (..., patients) to (...): both tests must agree."""
+    found: Values = np.maximum(sign_flip_p(differences, seed), skewed_p(differences))
+    return found
+
+
+def sign_flip_p(differences: Values, seed: int = 0) -> Values:
+    """Chance that flipped signs give a mean as large as this, (..., patients) to (...)."""
+    n = differences.shape[-1]
+    larger = (_signs(n, seed) @ differences.T >= differences.sum(-1) - TINY).sum(0)
+    return np.asarray(larger / 2**n if n <= EXACT_UP_TO else (1 + larger) / (1 + DRAWS))
 
 
 @lru_cache(maxsize=4)
@@ -179,16 +185,18 @@ def _signs(patients: int, seed: int) -> Values:
     return np.asarray(1 - 2 * flipped, np.float64)
 
 
-def skewed_p(differences: Values) -> float:
-    """One-sided t-test of the mean, corrected for skewness by Hall's transformation; 1 where nothing varies."""
-    n, spread = len(differences), float(differences.std(ddof=1))
-    if spread < TINY:
-        return 0.0 if differences.mean() > TINY else 1.0
-    centred = differences - differences.mean()
-    skewness = float((centred**3).mean()) / float((centred**2).mean()) ** 1.5
-    t = float(differences.mean()) / spread
+def skewed_p(differences: Values) -> Values:
+    """One-sided t-test of the mean, corrected for skewness by Hall's transformation, (..., patients) to (...).
+
+    1 where nothing varies, unless all are better.
+    """
+    n, average, spread = differences.shape[-1], differences.mean(-1), differences.std(-1, ddof=1)
+    flat = spread < TINY
+    centred = differences - average[..., None]
+    skewness = (centred**3).mean(-1) / np.where(flat, 1, (centred**2).mean(-1)) ** 1.5
+    t = average / np.where(flat, 1, spread)
     corrected = t + skewness * t**2 / 3 + skewness**2 * t**3 / 27 + skewness / (6 * n)
-    return float(special.stdtr(n - 1, -np.sqrt(n) * corrected))
+    return np.where(flat, np.where(average > TINY, 0.0, 1.0), special.stdtr(n - 1, -np.sqrt(n) * corrected))
 
 
 def holm(p_values: Mapping[str, float], alpha: float) -> dict[str, float]:
@@ -237,7 +245,7 @@ def _compared(measure: str, new: Scores, old: Scores, margin: float, alpha: floa
     else:
         d = (b - a) if measure in LESS_IS_BETTER else (a - b)
         difference, spread = float(d.mean()), float(d.std(ddof=1))
-        p = max(sign_flip_p(d - margin, seed), skewed_p(d - margin))
+        p = float(chance(d - margin, seed))
         found = detectable(spread, len(d), alpha) + margin
     what = f"better by more than {margin:g}" if margin >= 0 else f"worse by less than {-margin:g}"
     return Comparison(measure, what, len(names), difference, margin, spread, found, p, alpha, p <= alpha)

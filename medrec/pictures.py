@@ -74,7 +74,8 @@ class PictureDecision(Frozen):
 class PictureCard(Frozen):
     """Everything that medrec knows of a model of pictures: YAML on disk, data here.
 
-    `classification` tells the class `positive` from all others; `class_column` is where a table of labels names it.
+    `classification` tells the class `positive` from all others; `class_column` is where a table of labels names it,
+    and `classes` are all words that it may hold there.
     """
 
     name: Name
@@ -93,6 +94,7 @@ class PictureCard(Frozen):
     positive: Name | None = None
     class_column: Name | None = None
     softened: Softened | None = None
+    classes: tuple[str, ...] = ()
     decision: PictureDecision = PictureDecision()
     training: Training
     measured: tuple[Measured, ...]
@@ -108,6 +110,8 @@ class PictureCard(Frozen):
             raise ValueError("segmentation, classification: the card names no network")
         if self.classification is not None and (self.positive is None or self.class_column is None):
             raise ValueError("classification: the card must name its positive class and its class_column")
+        if self.classes and self.positive not in self.classes:
+            raise ValueError(f"classes: {self.positive} is not among them")
         return self
 
     @property
@@ -125,7 +129,7 @@ class PictureCard(Frozen):
     def content(self) -> bytes:
         """The card as the bytes that `digest` is of; comments and layout of the YAML do not count."""
         fields = self.model_dump(mode="json")
-        for name in without_defaults(self, "softened", "split", "early_stop", "gate", "robustness"):
+        for name in without_defaults(self, "softened", "classes", "split", "early_stop", "gate", "robustness"):
             del fields[name]
         for name in without_defaults(self.preprocessing, "classify_px", "looks"):
             del fields["preprocessing"][name]

@@ -491,7 +491,7 @@ def _processed(routed: Routed | RoutedPictures | Skipped) -> tuple[str, ...]:
     return tuple(told)
 
 
-def _device(prediction: Prediction | Skipped | None, setting: Setting) -> str:
+def _device(prediction: AnyPrediction | None, setting: Setting) -> str:
     """What computed a prediction; where memory ran out it says so itself."""
     return (prediction.device if isinstance(prediction, Prediction) else "") or setting.device
 

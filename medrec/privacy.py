@@ -28,6 +28,7 @@ from medrec.disk import replace_file
 from medrec.errors import ConfigError, DataError, WorldError
 from medrec.events import ERASED, PRUNED
 from medrec.home import Home
+from medrec.labels.masks import forget_unnamed
 from medrec.pictures import card_of
 from medrec.store import CaseRow, Store
 from medrec.tracking import Tracker
@@ -111,7 +112,7 @@ def _sweep(home: Home, store: Store, configuration: Configuration) -> tuple[str,
                 if folder.exists():
                     shutil.rmtree(folder)
         _forget_files(home)
-        _forget_masks(home, store)
+        forget_unnamed(home, store)
         _write_summaries(home, store)
     except OSError as error:
         raise WorldError(f"a report cannot be removed: {error.strerror}; erase again when it can") from None
@@ -147,14 +148,6 @@ def _forget_files(home: Home) -> None:
     """What earlier nights found in which file: costs the next night time only, and names pseudonyms and digests."""
     for path in home.index.glob("*.jsonl"):
         path.unlink()
-
-
-def _forget_masks(home: Home, store: Store) -> None:
-    """Take away masks that no label names any more. The caller holds the home, so that none is just being added."""
-    named = {label.mask_sha256 for label in store.labels(superseded=True)}
-    for path in home.labels.glob("*.mask"):
-        if path.stem not in named:
-            path.unlink()
 
 
 def _write_summaries(home: Home, store: Store) -> None:

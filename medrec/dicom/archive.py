@@ -128,6 +128,18 @@ class Archive:
             frozenset(f.ordinal for f in every if isinstance(f, ScanFile) and f.member),
         )
 
+    def folders(self, file: ScanFile) -> frozenset[str]:
+        """Pseudonyms of the folders below the input that a file lies in, and of the zip file that it is packed in."""
+        path = self._paths[file.ordinal].relative_to(self._folder)
+        packed = (path.stem,) if file.member else ()
+        return frozenset(self._pseudonyms.of("called", name) for name in (*path.parts[:-1], *packed))
+
+    def called(self, file: ScanFile) -> frozenset[str]:
+        """Pseudonyms of a file's name, with and without its ending; none in a zip file, where names do not count."""
+        name = self._paths[file.ordinal].name
+        both = () if file.member else (name, Path(name).stem)
+        return frozenset(self._pseudonyms.of("called", one) for one in both)
+
     def modified(self, ordinal: int) -> float:
         """When a file was last written, in seconds since 1970."""
         return self._modified[ordinal]

@@ -14,6 +14,7 @@ from medrec.dicom.pseudonyms import Pseudonyms
 from medrec.series import Reason, Refused
 
 if TYPE_CHECKING:
+    from medrec.dicom.marked import Marked
     from medrec.dicom.stills import Still
 
 Decoded = tuple[npt.NDArray[Any], npt.NDArray[np.float32]]  # stored values, rescaled values: (slices, rows, columns)
@@ -55,6 +56,18 @@ def still(data: bytes, pseudonyms: Pseudonyms) -> "Still | str":
     except PixelError as error:
         return str(error)
     except Exception:  # decoders raise anything; the text may quote a header, so it is dropped
+        return ""
+
+
+def marked(data: bytes, pseudonyms: Pseudonyms, wanted: Sequence[str]) -> "Marked | str":
+    """What a whole file marks on a series, or a phrase that says why nothing; "" where that would quote the file."""
+    from medrec.dicom.marked import read  # only where labels are added
+
+    try:
+        return read(data, pseudonyms, wanted)
+    except PixelError as error:
+        return str(error)
+    except Exception:  # parsers and decoders raise anything; the text may quote a header, so it is dropped
         return ""
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from medrec.errors import DataError, WorldError
 from medrec.home import Home
-from medrec.store import Label
+from medrec.store import Label, Store
 
 
 def mask_sha256(marks: npt.NDArray[np.bool_]) -> str:
@@ -46,6 +46,17 @@ def keep(home: Home, marks: npt.NDArray[np.bool_]) -> str:
     except OSError as error:
         raise WorldError(f"a mask cannot be kept in the home: {os.strerror(error.errno or 0)}") from None
     return digest
+
+
+def forget_unnamed(home: Home, store: Store) -> None:
+    """Take away masks that no label names: of an erased patient, or of an adding that was killed.
+
+    The caller holds the home's labelling, so that none is just being added.
+    """
+    named = {label.mask_sha256 for label in store.labels(superseded=True)}
+    for path in home.labels.glob("*.mask"):
+        if path.stem not in named:
+            path.unlink()
 
 
 def mask(home: Home, label: Label) -> npt.NDArray[np.bool_]:
