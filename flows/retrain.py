@@ -35,7 +35,10 @@ def retrain(run_name: str) -> None:
 
 
 def run(request: Request, server: Server | None, progress: Progress, tell: Callable[[str], None]) -> Outcome:
-    """Open a retraining, run the flow over it on `server` or the one that the environment names, close it. Raises ConfigError, DataError, WorldError."""
+    """Open a retraining, run the flow over it on `server` or the one that the environment names, close it.
+
+    Raises ConfigError, DataError, WorldError.
+    """
     with Retraining(request, tell) as retraining:
         if not retraining.is_due():
             return retraining.outcome
