@@ -50,10 +50,9 @@ def run_nightly(request: Request, progress: Progress) -> Summary:
 def run_retrain(request: retraining.Request, progress: Progress, tell: Callable[[str], None]) -> retraining.Outcome:
     """Run one retraining as a Prefect flow; `tell` hears each line of its outcome when it is known."""
     request.home.create()
-    server = embedded(request.home)
     from flows.retrain import run
 
-    return run(request, server, progress, tell)
+    return run(request, lambda: embedded(request.home), progress, tell)
 
 
 def _night(night: Night, request: Request, progress: Progress) -> Summary:

@@ -34,8 +34,12 @@ def retrain(run_name: str) -> None:
         step(run_name, name)
 
 
-def run(request: Request, server: Server | None, progress: Progress, tell: Callable[[str], None]) -> Outcome:
-    """Open a retraining, run the flow over it on `server` or the one that the environment names, close it.
+def run(
+    request: Request, started: Callable[[], Server | None], progress: Progress, tell: Callable[[str], None]
+) -> Outcome:
+    """Open a retraining, run the flow over it, close it.
+
+    `started` gives the server, or None where the environment names one.
 
     Raises ConfigError, DataError, WorldError.
     """
@@ -52,6 +56,7 @@ def run(request: Request, server: Server | None, progress: Progress, tell: Calla
         }
         _RUNNING[run_name] = steps
         try:
+            server = started()
             if server is not None:
                 server.wait()
             with temporary_settings({PREFECT_API_URL: server.url}) if server is not None else nullcontext():

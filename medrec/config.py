@@ -19,7 +19,7 @@ from medrec.fields import Sha256, mistakes
 from medrec.peers import Destination, Intake, Peer, unknown_peers
 from medrec.pictures import Card, PictureCard
 from medrec.prediction import Frozen, ModelCard, Name
-from medrec.schedule import Backfill, Notify, Schedule, Workers
+from medrec.schedule import Backfill, Notify, Retraining, Schedule, Workers
 
 PACKAGE = Path(__file__).parent
 PACKAGED_WEIGHTS = PACKAGE / "models" / "weights"
@@ -66,6 +66,7 @@ class Settings(Frozen):
     destinations: tuple[Destination, ...] = ()
     # When medrec serve begins nights; who is told when one goes wrong; how much a backfill may do at once.
     schedule: Schedule | None = None
+    retraining: Retraining | None = None
     notify: Notify = Notify()
     backfill: Backfill = Backfill()
     workers: Workers = Workers()
