@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -108,7 +109,8 @@ def headline(report: Report) -> Headline:
     return HEADLINES[report.status if report.verdict is None else report.verdict]
 
 
-def _fill(case: Case, shown: Scene | None, detail: Detail) -> str:
+@cache  # compiling the template takes longer than filling it
+def _environment(nominal: bool) -> Environment:
     # Trusted files only: a template is code, and these two travel with the package.
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -117,7 +119,6 @@ def _fill(case: Case, shown: Scene | None, detail: Detail) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    nominal = case.report.geometry_nominal
 
     def quantity(value: float, unit: str) -> Markup:
         return _quantity(value, unit, nominal)
@@ -139,14 +140,23 @@ def _fill(case: Case, shown: Scene | None, detail: Detail) -> str:
         "measured": lambda x: signed(x, 2 if abs(x) < 10 else 1),
         "short": lambda text: text if len(text) <= 16 else text[:12] + "…",
     }
-    page = environment.get_template("report.html.j2").render(
-        report=case.report,
-        card=case.card,
-        nominal=nominal,
-        headline=headline(case.report),
-        scene=shown,
-        detail=detail,
-        disclaimer=DISCLAIMER,
+    return environment
+
+
+def _fill(case: Case, shown: Scene | None, detail: Detail) -> str:
+    nominal = case.report.geometry_nominal
+    page = (
+        _environment(nominal)
+        .get_template("report.html.j2")
+        .render(
+            report=case.report,
+            card=case.card,
+            nominal=nominal,
+            headline=headline(case.report),
+            scene=shown,
+            detail=detail,
+            disclaimer=DISCLAIMER,
+        )
     )
     return page.strip() + "\n"
 
