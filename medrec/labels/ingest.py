@@ -32,8 +32,8 @@ class Ingested:
     studies: int = 0
     images: int = 0
     new: int = 0
-    cards: Counter[str] = field(default_factory=Counter)
-    reasons: Counter[str] = field(default_factory=Counter)
+    cards: dict[str, int] = field(default_factory=dict)
+    reasons: dict[str, int] = field(default_factory=dict)
 
 
 def ingest(
@@ -54,6 +54,7 @@ class _Ingest:
         self._store, self._cards, self._at = store, cards, at
         self._before = {known.image: known for known in store.known()}
         self._done = Ingested()
+        self._by_card: Counter[str] = Counter()
         self._known: set[int] = set()
         self._refused: dict[int, str] = {}
 
@@ -74,7 +75,8 @@ class _Ingest:
             "unused": seen - known - len(refused),
             "refused": len(refused),
         }
-        self._done.reasons = Counter(why.partition(":")[0] for why in refused.values())
+        self._done.reasons = dict(Counter(why.partition(":")[0] for why in refused.values()))
+        self._done.cards = dict(self._by_card)
         return self._done
 
     def _study(self, study: Study) -> None:
@@ -112,7 +114,8 @@ class _Ingest:
 
     def _volume(self, series: Series, cards: list[str]) -> None:
         inputs = tuple(sorted({f.sha256 for f in series.files}))
-        if self._again(series.first.series, inputs, cards):
+        folders = frozenset[str]().union(*(self._archive.folders(f) for f in series.files))
+        if self._again(series.first.series, inputs, cards, folders):
             self._known.update(f.ordinal for f in series.files)
             return
         loaded = self._archive.load(series)
@@ -122,7 +125,6 @@ class _Ingest:
         volume, refused = loaded
         self._refuse(refused)
         first, bad = series.first, {r.ordinal for r in refused}
-        folders = frozenset[str]().union(*(self._archive.folders(f) for f in series.files))
         self._know(
             Known(
                 image=first.series,
@@ -147,7 +149,7 @@ class _Ingest:
     def _pictures(self, pictures: list[tuple[ScanFile, list[str]]]) -> None:
         new = []
         for file, cards in pictures:
-            if self._again(file.instance, (file.sha256,), cards):
+            if self._again(file.instance, (file.sha256,), cards, self._names(file)):
                 self._known.add(file.ordinal)
             else:
                 new.append((file, cards))
@@ -174,15 +176,19 @@ class _Ingest:
             geometry_sha256=_sha256([list(shape)]),
             pixels_sha256=still.pixels_sha256,
             at=self._at,
-            names=tuple(sorted(self._archive.folders(file) | self._archive.called(file))),
+            names=tuple(sorted(self._names(file))),
         )
 
-    def _again(self, image: str, inputs: tuple[str, ...], cards: list[str]) -> bool:
+    def _names(self, picture: ScanFile) -> frozenset[str]:
+        return self._archive.folders(picture) | self._archive.called(picture)
+
+    def _again(self, image: str, inputs: tuple[str, ...], cards: list[str], names: frozenset[str]) -> bool:
         """Whether an image is known by the same files: then its pixels need not be decoded again."""
         before = self._before.get(image)
         if before is None or before.inputs != inputs:
             return False
-        self._store.know(replace(before, cards=tuple(sorted(cards))))
+        every = tuple(sorted(names.union(before.names)))
+        self._store.know(replace(before, cards=tuple(sorted(cards)), names=every))
         self._count(cards)
         return True
 
@@ -194,7 +200,7 @@ class _Ingest:
 
     def _count(self, cards: Iterable[str]) -> None:
         self._done.images += 1
-        self._done.cards.update(cards)
+        self._by_card.update(cards)
 
     def _refuse(self, files: Iterable[ScanFile | Refused], why: str = "") -> None:
         for file in files:

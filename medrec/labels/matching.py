@@ -66,16 +66,16 @@ class Images:
             return self._only(self.of_row(row), "its row of the table")
         name = _ENDING.sub("", stem) if not _ALONE.fullmatch(stem) else path.parent.name
         fitting = self._called((stem, name) if not _ALONE.fullmatch(stem) else (name,))
-        if not fitting:
-            raise DataError(
-                "no known image goes by its name: ingest its study first, or name the file (or the folder of a file "
-                "called mask) after its patient, study, series, image or their folder, or name a --table"
-            )
         parents = [parent.name for parent in path.relative_to(folder).parents if parent.name]
         for parent in parents:
             narrower = [k for k in fitting if k in self._called((parent,))]
             # A bare number is the name of many things: the folder that it lies in must be the image's too.
             fitting = narrower or ([] if name.isdigit() and parent == parents[0] else fitting)
+        if not fitting:
+            raise DataError(
+                "no known image goes by its name: ingest its study first, or name the file (or the folder of a file "
+                "called mask) after its patient, study, series, image or their folder, or name a --table"
+            )
         return self._only(fitting, "its name")
 
     def of_row(self, row: Row) -> list[Known]:
