@@ -70,6 +70,8 @@ class Settings(Frozen):
     notify: Notify = Notify()
     backfill: Backfill = Backfill()
     workers: Workers = Workers()
+    # A second place for reports, by digest: a folder or an object store, as an fsspec URL.
+    depot: Annotated[str, Field(pattern=r"^[a-z0-9+]+://\S+$")] | None = None
 
 
 @dataclass(frozen=True, slots=True)

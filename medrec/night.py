@@ -483,7 +483,20 @@ class Night:
             except WorldError as error:
                 self.warn(str(error))
         self._anchor(now)
+        self._keep()
         return self.summary()
+
+    def _keep(self) -> None:
+        """Bring what was written to its second place; what cannot go now goes on a later night."""
+        url = self._request.configuration.settings.depot
+        if url is None:
+            return
+        from medrec import depot  # object stores' libraries are large, and few have one
+
+        try:
+            depot.synchronise(self._request.home, self._store, depot.Depot(url))
+        except (WorldError, ConfigError) as error:
+            self.warn(str(error))
 
     def _anchor(self, now: datetime) -> None:
         """Leave the ledger's signed head where the configuration says."""

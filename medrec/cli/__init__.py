@@ -44,7 +44,7 @@ for command in (
     app.command()(command)
 for private in (people.whois, people.find, people.erase, people.hold, people.prune, people.rotate_key):
     app.command()(private)
-for operators in (operating.status, operating.serve, operating.pools, operating.backfill):
+for operators in (operating.status, operating.serve, operating.pools, operating.backfill, operating.restore_reports):
     app.command()(operators)
 app.command()(people.deidentify)
 app.command()(keeping.backup)

@@ -48,6 +48,24 @@ def serve(
     flow.load()(Home(home or Home.default()), configuration.load(config), config, port, say)
 
 
+def restore_reports(home: HomeOption = None, config: ConfigOption = None) -> None:
+    """Bring reports, masks, cards and weights that the home lost back from the depot."""
+    from medrec import config as configuration
+    from medrec.depot import Depot, restore
+    from medrec.errors import ConfigError
+
+    url = configuration.load(config).settings.depot
+    if url is None:
+        raise ConfigError(["medrec.yaml: depot is not there: where from?"])
+    place, store = open_store(home)
+    with store:
+        back, lost = restore(place, store, Depot(url))
+    say(f"{back} files brought back")
+    for path in lost:
+        say(f"not there either: {path}")
+    raise typer.Exit(1 if lost else 0)
+
+
 def pools() -> None:
     """Make the work pools and queues of a Prefect server (PREFECT_API_URL) that several workers share."""
     from medrec.errors import ConfigError
