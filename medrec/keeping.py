@@ -28,6 +28,7 @@ DATABASES = ("medrec.db", "mlflow.db")
 LEFT_OUT = (
     "night.lock",
     "training.lock",
+    "labelling.lock",
     "training",
     "prefect",
     *(f"{name}{end}" for name in DATABASES for end in ("-wal", "-shm", "-journal")),

@@ -20,7 +20,7 @@ from teaching import Shot, shot, shots, teach
 from test_pictures import card as picture_card
 from typer.testing import CliRunner
 
-from medrec import config, verification
+from medrec import config, keeping, verification
 from medrec.cli import app
 from medrec.dicom import Pseudonyms, stills
 from medrec.errors import ConfigError, DataError
@@ -165,6 +165,10 @@ def test_an_audit_finds_nothing_after_a_training_a_promotion_and_a_loss_of_mlflo
     (tmp_path / "in").mkdir()
     a_night(tmp_path / "in", home.root)
     assert problems(home) == []
+    keeping.backup(home, tmp_path / "backup.tar")
+    other = Home(tmp_path / "other")
+    keeping.restore(tmp_path / "backup.tar", other)
+    assert problems(other) == []
     run = str(first[2].mlflow_run_id)
     client.log_metric(run, "locked.dice", 0.99)
     client.set_tag(run, "medrec.status", "approved")

@@ -108,9 +108,9 @@ def test_whole_volumes_are_learnt_and_come_back_to_their_slices(tmp_path: Path) 
     weights.fill(network, weights.read(path, trained.segmentation.sha256), path.name)
     predictor = inference.TorchPredictor(card, [network], None, "cpu")
     with torch.inference_mode():
-        said = predictor._outlined(predictor._segmentation[0], samples[1].images.float())
-    assert said.shape == (14, 1, 32, 32)
-    inside, outside = said[3:7, 0, 8:20, 10:22].mean(), said[9:, 0].mean()
+        ((said,), _) = predictor._run(samples[1].images.float(), 8, "cpu")
+    assert said.shape == (14, 32, 32)
+    inside, outside = said[3:7, 8:20, 10:22].mean(), said[9:].mean()
     assert inside > outside + 0.2
 
 
