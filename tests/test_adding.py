@@ -29,6 +29,7 @@ from medrec.home import Home
 from medrec.labels import Origin
 from medrec.labels.adding import Added, Wish, add
 from medrec.labels.ingest import ingest
+from medrec.learning import material
 from medrec.phantom import uid
 from medrec.phantom_dicom import write_dicom
 from medrec.pictures import Card
@@ -859,6 +860,34 @@ def test_a_structure_set_of_millions_of_corners_is_not_read(
     monkeypatch.setattr(marked, "MAX_POINTS", 700)  # two outlines of 360
     with pytest.raises(PixelError, match="more than 700 points"):
         marked.read(path.read_bytes(), pseudonyms, ())
+
+
+def test_a_training_finds_what_was_added_on_the_very_pixels_and_learns_nothing_from_accepted_answers(
+    adding: Adding, place: Place, store: Store, tmp_path: Path
+) -> None:
+    home, folder, (volumes, stills) = place
+    nifti(tmp_path / "m" / "Ada.nii.gz", LESION)
+    picture(tmp_path / "m" / "one.png", STILL.astype(np.uint8))
+    picture(tmp_path / "m" / "two.png", STILL.astype(np.uint8))
+    table(tmp_path / "m" / "t.csv", "image,pathology\none,malignant\ntwo,benign\n")
+    adding(tmp_path / "m")
+    adding(nifti(tmp_path / "Bea.nii.gz", np.roll(LESION, 1, 1)), origin=Origin.ACCEPTED_AI)
+    adding(picture(tmp_path / "two.png", np.roll(STILL, 1, 0).astype(np.uint8)), origin=Origin.EDITED_AI)
+
+    def read(card: Card) -> list[tuple[material.Item, material.Payload]]:
+        problems: list[str] = []
+        sources = material.Sources((folder,), home, material.Wanted.of(store, card))
+        found = list(material.read(card, sources, problems))
+        assert problems == []
+        return found
+
+    ((item, case),) = read(volumes)
+    assert np.array_equal(case.mask, LESION)
+    assert item.blind
+    one, two = sorted(read(stills), key=lambda pair: not pair[0].blind)
+    assert np.array_equal(one[1].mask, STILL)
+    assert np.array_equal(two[1].mask, np.roll(STILL, 1, 0))
+    assert [(pair[0].blind, pair[1].positive) for pair in (one, two)] == [(True, True), (False, False)]  # type: ignore[union-attr]
 
 
 # What people type
