@@ -6,11 +6,14 @@ stands in the store and in the home, and a killed flow goes on there.
 
 import secrets
 from collections.abc import Callable
+from contextlib import nullcontext
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows import Progress
+from flows.server import Server
 from medrec.errors import MedrecError
 from medrec.retraining import Outcome, Request, Retraining
 
@@ -31,8 +34,15 @@ def retrain(run_name: str) -> None:
         step(run_name, name)
 
 
-def run(request: Request, progress: Progress, tell: Callable[[str], None]) -> Outcome:
-    """Open a retraining, run the flow over it, close it. Raises ConfigError, DataError, WorldError."""
+def run(
+    request: Request, started: Callable[[], Server | None], progress: Progress, tell: Callable[[str], None]
+) -> Outcome:
+    """Open a retraining, run the flow over it, close it.
+
+    `started` gives the server, or None where the environment names one.
+
+    Raises ConfigError, DataError, WorldError.
+    """
     with Retraining(request, tell) as retraining:
         if not retraining.is_due():
             return retraining.outcome
@@ -46,7 +56,11 @@ def run(request: Request, progress: Progress, tell: Callable[[str], None]) -> Ou
         }
         _RUNNING[run_name] = steps
         try:
-            retrain(run_name)
+            server = started()
+            if server is not None:
+                server.wait()
+            with temporary_settings({PREFECT_API_URL: server.url}) if server is not None else nullcontext():
+                retrain(run_name)
         except MedrecError:
             raise
         except Exception as error:  # Prefect's server did not start or went away, or a step of ours broke

@@ -19,6 +19,7 @@ from medrec.fields import Sha256, mistakes
 from medrec.peers import Destination, Intake, Peer, unknown_peers
 from medrec.pictures import Card, PictureCard
 from medrec.prediction import Frozen, ModelCard, Name
+from medrec.schedule import Backfill, Notify, Retraining, Schedule, Workers
 
 PACKAGE = Path(__file__).parent
 PACKAGED_WEIGHTS = PACKAGE / "models" / "weights"
@@ -63,6 +64,14 @@ class Settings(Frozen):
     peers: dict[Name, Peer] = Field(default_factory=dict)
     intake: Intake | None = None
     destinations: tuple[Destination, ...] = ()
+    # When medrec serve begins nights; who is told when one goes wrong; how much a backfill may do at once.
+    schedule: Schedule | None = None
+    retraining: Retraining | None = None
+    notify: Notify = Notify()
+    backfill: Backfill = Backfill()
+    workers: Workers = Workers()
+    # A second place for reports, by digest: a folder or an object store, as an fsspec URL.
+    depot: Annotated[str, Field(pattern=r"^[a-z0-9+]+://\S+$")] | None = None
 
 
 @dataclass(frozen=True, slots=True)

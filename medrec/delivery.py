@@ -53,9 +53,8 @@ def deliver_batches(store: Store, tracker: Tracker) -> None:
 
     Raises WorldError when MLflow cannot take one.
     """
-    for batch in store.batches():
-        if batch.mlflow_run_id is not None or batch.summary is None:
-            continue
+    for batch in store.unshown_batches():
+        assert batch.summary is not None
         summary = json.loads(batch.summary)
         anchor = store.position()
         done = tracker.finish_batch(
@@ -155,7 +154,7 @@ def outcome(summary: Mapping[str, Any]) -> str:
 
 def counts(summary: Mapping[str, Any]) -> dict[str, int]:
     """A night's numbers, by the name of their metric."""
-    found = {f"files_{k}": int(v) for k, v in summary["files"].items()}
+    found = {f"files_{k.replace(' ', '_')}": int(v) for k, v in summary["files"].items()}
     for status in Status:
         found[f"cases_{status.replace(' ', '_')}"] = sum(c["status"] == status for c in summary["cases"])
     return found

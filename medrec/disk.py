@@ -1,6 +1,7 @@
 """Files that are whole or not there, also after a power cut: contents first, then the folder that names them."""
 
 import os
+import secrets
 from pathlib import Path
 
 
@@ -15,8 +16,7 @@ def flush(path: Path) -> None:
 
 def replace_file(path: Path, data: bytes) -> None:
     """Put a private file in the place of an older one, whole or not at all."""
-    draft = path.with_name(f".{path.name}.draft")
-    draft.unlink(missing_ok=True)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.draft")  # another worker may write the same file
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(data)
         file.flush()

@@ -36,5 +36,14 @@ class WorldError(MedrecError):
     """Something outside is down; trying again may help."""
 
 
+class SentinelError(MedrecError):
+    """A study with a known answer came out otherwise: no patient's study may be touched."""
+
+    def __init__(self, wrong: Sequence[str]) -> None:
+        self.wrong = tuple(wrong)
+        what = "stopped before any study was touched: what is known of phantoms did not come out on this machine"
+        super().__init__("; ".join((what, *wrong)))
+
+
 class AlreadyRunningError(WorldError):
     """Another night works on this home."""

@@ -11,6 +11,7 @@ worker (which home this is). All below 0700.
 import hashlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ from filelock import FileLock, Timeout
 
 from medrec.errors import AlreadyRunningError, ConfigError, WorldError
 
+# What is being written, by the beginning or the end of its name.
+DRAFTS = (".draft-*", ".*.draft", ".key.*", ".mlflow-*", ".*.shared", ".*.seconds")
 # What a folder of the outbox may hold beside what a case returned first, by the end of its name.
 RETURNED_AS = ("accepted", "matched", "rejected")
 
@@ -140,15 +143,36 @@ class Home:
         if root.is_relative_to(resolved):
             raise ConfigError([f"--home: {self.root} lies inside the input {folder}; choose a home beside it"])
 
-    @contextmanager
-    def lock(self, work: str = "night") -> Iterator[None]:
-        """Hold the home for one night; the operating system frees it when the process dies.
+    def sweep(self) -> None:
+        """Take away what killed nights left half-written; only for who holds the lock and is alone here."""
+        for folder in (self.root, self.reports, self.outbox, self.batches, self.kept, self.index):
+            for path in (p for pattern in DRAFTS for p in folder.glob(pattern)):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
 
-        Raises AlreadyRunningError when another night holds it.
+    def is_busy(self) -> bool:
+        """Whether a night holds the home now."""
+        if not (self.root / "night.lock").exists():
+            return False
+        lock = FileLock(self.root / "night.lock", mode=0o600)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return True
+        lock.release()
+        return False
+
+    @contextmanager
+    def lock(self, work: str = "night", patience_s: float = 1.0) -> Iterator[None]:
+        """Hold the home for one night, or other work; the operating system frees it when the process dies.
+
+        Raises AlreadyRunningError when another holds it for longer than `patience_s`; looking takes moments.
         """
         lock = FileLock(self.root / f"{work}.lock", mode=0o600)
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=patience_s)
         except Timeout:
             raise AlreadyRunningError(f"already running: another {work} works on {self.root}") from None
         try:

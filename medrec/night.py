@@ -1,26 +1,31 @@
 """One night: index a folder, plan, lead every study through the pipeline, account for every file.
 
-Owns `Night` and `Summary`. Knows nothing of Prefect: a flow calls `open`, `analyse` for each planned case, and
-`close`. Invariants: seen = analysed + unused + refused; every planned study has a line in the summary; an error in one
-study, or MLflow away, never ends the night.
+Owns `Night` and `Summary`. Knows nothing of Prefect: a flow calls `scan`, `get_ready`, `analyse` for each case that is
+`pending`, three at a time, and `close`. Invariants: seen = analysed + unused + refused + waiting; every planned study
+has a line in the summary; an error in one study, or MLflow away, never ends the night.
 """
 
 import json
+import os
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
-from medrec import anchors, delivery, dispatch, pipeline, privacy, registry
-from medrec.ahead import Ahead
+from medrec import anchors, delivery, dispatch, pipeline, privacy, registry, sentinels
 from medrec.config import CardFiles, Configuration, unaccepted
 from medrec.dicom import Archive, Pseudonyms
 from medrec.errors import ConfigError, DataError, WeightsError, WorldError
 from medrec.home import Home
+from medrec.leases import Leases
+from medrec.pace import Begun, Pace, Visit, Window, several, slowest
 from medrec.pictures import PictureCard, PicturePredictor
-from medrec.pipeline import AnyPrepared, Finished, Planned, Setting
+from medrec.pipeline import Finished, Planned, Setting
 from medrec.prediction import Predictor
 from medrec.report import Status
 from medrec.routing import Routed, RoutedPictures, rules_of
@@ -30,22 +35,31 @@ from medrec.store import CaseRow, Store
 from medrec.tracking import Tracker
 
 Tell = Callable[[str], None]
+HELD = "another worker is at it"
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a person asked for; `pull` brings the studies of the configured PACS into `input` before."""
+    """What a person asked for.
+
+    `pull` brings the studies of the configured PACS into `input` before; after `window` no study is begun. `only` are
+    (study, model) whose analysis alone is wanted; None is everything. `patience_s` is how long another night of the
+    home is waited for.
+    """
 
     input: Path
     home: Home
     configuration: Configuration
     reanalyse: bool = False
     pull: bool = False
+    window: Window | None = None
+    only: frozenset[tuple[str, str]] | None = None
+    patience_s: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class CaseLine:
-    """One case in the summary; `seconds` is what it took this night."""
+    """One case in the summary; `seconds` is what it took this night, waiting for its turns left out."""
 
     case: str
     study: str
@@ -60,7 +74,10 @@ class CaseLine:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a night did: the JSON that --json prints."""
+    """What a night did: the JSON that --json prints.
+
+    `stages` are seconds by stage, which overlap; `sentinels` what came of studies with known answers.
+    """
 
     batch: str
     files: dict[str, int]
@@ -68,6 +85,8 @@ class Summary:
     cases: tuple[CaseLine, ...]
     warnings: tuple[str, ...]
     deliveries: dict[str, int] = field(default_factory=dict)
+    stages: dict[str, float] = field(default_factory=dict)
+    sentinels: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """One JSON object, on several lines."""
@@ -77,6 +96,11 @@ class Summary:
     def outcome(self) -> str:
         """What came of the studies, in a few words."""
         return delivery.outcome(asdict(self))
+
+    @property
+    def slowest(self) -> str:
+        """The stage that took longest, and each one's share, in words."""
+        return slowest(self.stages)
 
     @property
     def exit_code(self) -> int:
@@ -95,6 +119,7 @@ class _Account:
     refused: dict[int, tuple[str, str]] = field(default_factory=dict)
     packed: set[int] = field(default_factory=set)
     waiting: set[int] = field(default_factory=set)
+    left_out: set[int] = field(default_factory=set)
 
     def use(self, files: Iterable[ScanFile]) -> None:
         for file in files:
@@ -123,30 +148,34 @@ class Night:
         self._account = _Account()
         self._warnings: list[str] = []
         self._predictors: dict[str, Predictor | PicturePredictor] = {}
-        self._ahead: Ahead | None = None
         self._seen = 0
         self._mlflow_failed = False
+        self._tracker: Tracker | None = None
+        self._by_case: dict[str, Planned] = {}
+        self.pace = Pace()
+        self._sentinels: dict[str, str] = {}
+        self._noting = threading.Lock()
+        self._over = ""  # why no study is begun any more
 
-    def __enter__(self) -> "Night":
+    def __enter__(self) -> Self:
         request = self._request
         request.home.create()
         request.home.check_input(request.input)
-        self._lock = request.home.lock()
-        self._lock.__enter__()
-        try:
+        with ExitStack() as held:
+            self._hold(held)
             self._open()
-        except BaseException:
-            self._lock.__exit__(None, None, None)
-            raise
+            held.callback(self._store.close)
+            held.enter_context(self._leases)
+            self._held = held.pop_all()
         return self
+
+    def _hold(self, held: ExitStack) -> None:
+        held.enter_context(self._request.home.lock(patience_s=self._request.patience_s))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._ahead is not None:
-            self._ahead.close()
-        self._store.close()
-        self._lock.__exit__(None, None, None)
+        self._held.close()
 
     def _open(self) -> None:
         request, now = self._request, datetime.now(UTC)
@@ -156,14 +185,23 @@ class Night:
             raise ConfigError(problems)
         self._store.start_batch(self.batch, _iso(now))
         self._request = replace(request, configuration=configuration)
+        # Who holds the home's lock is alone in it: what its night still holds, a killed one left.
+        self._store.free_claims(request.home.worker)
+        if not self._store.claims(_iso(now)):
+            request.home.sweep()
+        self._leases = Leases(self._store, request.home.worker, configuration.settings.workers.lease)
         privacy.settle(request.home, self._store)
         self._store.seal_nights(_iso(now))
         privacy.complete_summary(request.home, self._store, configuration.settings.retention, now)
+        self._read_from()
+        self._note_configuration(now)
+        self._tracker = self._reach_mlflow(now)
+
+    def _read_from(self) -> None:
+        request, configuration = self._request, self._request.configuration
         rules = rules_of(c.card for c in configuration.cards)
         self._archive = Archive(request.input, Pseudonyms.load(request.home.key), rules, memory=request.home.index)
         self._setting = Setting(self.batch, request.home, self._store, configuration, "")
-        self._note_configuration(now)
-        self._tracker = self._reach_mlflow(now)
 
     def _note_configuration(self, now: datetime) -> None:
         """Put a configuration that is not the last night's into the ledger, with the key's fingerprint.
@@ -180,7 +218,6 @@ class Night:
     def _reach_mlflow(self, now: datetime) -> Tracker | None:
         try:
             tracker = Tracker(self._request.home, self._request.configuration.settings.experiment)
-            # Who holds the home's lock is alone in it: what its worker still holds, a killed night left.
             self._store.free_leases("mlflow", tracker.worker)
             if delivery.begin(self._store, tracker):
                 self.warn("MLflow holds nothing of this home: every report is delivered there again")
@@ -194,16 +231,21 @@ class Night:
         return tracker
 
     def index(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
-        """Read every file's header and plan what is to be done. `progress` gets files done and in all.
+        """`scan` and `get_ready`."""
+        self.scan(progress)
+        self.get_ready()
 
-        Raises ConfigError when a card that is needed cannot be used: before any study is touched.
-        """
+    def scan(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """Read every file's header and plan what is to be done. `progress` gets files done and in all."""
         self._account, self._seen = _Account(), 0
         self._pull()
         files: list[ScanFile] = []
         total = self._archive.count()
         for found in self._archive.scan():
             self._seen += 1
+            if self._over:
+                self._break_off()
+                return
             files += (f for f in found if isinstance(f, ScanFile))
             for refused in (f for f in found if isinstance(f, Refused)):
                 self._account.refuse([refused], str(refused))
@@ -214,8 +256,20 @@ class Night:
         self._account.refuse((f for f in files if f.patient in erased), str(Reason.ERASED))
         files = [f for f in files if f.patient not in erased]
         studies = self._arrived(group(files))
-        self.planned = pipeline.plan(studies, self._request.configuration, self._store.salt, self._disabled)
-        self._load_models()
+        planned = pipeline.plan(studies, self._request.configuration, self._store.salt, self._disabled)
+        self.planned = self._wanted(planned)
+        self._by_case = {p.case: p for p in self.planned}
+        for each in self.planned:
+            self._done(each)
+
+    def _wanted(self, planned: Sequence[Planned]) -> tuple[Planned, ...]:
+        """What was asked for; the files of all else are left out, by name."""
+        only = self._request.only
+        if only is None:
+            return tuple(planned)
+        wanted = {p.case: (p.study.study, p.model.card.name if p.model is not None else "") in only for p in planned}
+        self._account.left_out.update(f.ordinal for p in planned if not wanted[p.case] for f in p.study.files)
+        return tuple(p for p in planned if wanted[p.case])
 
     def _pull(self) -> None:
         """Bring new studies from the configured PACS; one that is away leaves the night with what is here."""
@@ -247,14 +301,29 @@ class Night:
                 here.append(study)
         return tuple(here)
 
-    def _load_models(self) -> None:
-        """Load the networks that tonight's work needs; raises ConfigError with every card that cannot be used."""
+    def _break_off(self) -> None:
+        """The night was stopped before all was read: of no study it is known whether it is whole."""
+        self._account = _Account(waiting=set(range(self._seen)))
+        self.warn(f"stopped while files were read: {self._over}; everything waits for the next night")
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any planned case was not done before."""
+        return len(self._lines) < len(self.planned)
+
+    def case(self, key: str) -> Planned:
+        """The planned case with this key."""
+        return self._by_case[key]
+
+    def get_ready(self) -> None:
+        """Load the networks that tonight's work needs.
+
+        Raises ConfigError with every card that cannot be used: before any study is touched.
+        """
         needed = {
             p.model.card.name: p.model
             for p in self.planned
-            if p.model is not None
-            and not isinstance(p.routed, Skipped)
-            and pipeline.already_done(p, self._store, self._request.reanalyse) is None
+            if p.model is not None and not isinstance(p.routed, Skipped) and not self.is_done(p)
         }
         problems = []
         for name, model in sorted(needed.items()):
@@ -265,39 +334,130 @@ class Night:
         if problems:
             raise ConfigError(problems)
 
+    def prove(self) -> None:
+        """Lead studies with known answers through the pipeline. Raises SentinelError when one comes out wrong."""
+        self._sentinels = sentinels.watch(self._predictor(sentinels.model()), self._setting)
+
+    def stop(self, why: str) -> None:
+        """Begin no more studies; what is in work is finished."""
+        self._over = self._over or why
+
+    @property
+    def request(self) -> Request:
+        """What was asked for."""
+        return self._request
+
+    def is_over(self) -> bool:
+        """Whether no study is begun any more: the window closed, or the night was stopped."""
+        window = self._request.window
+        if window is not None and window.closed(datetime.now(UTC)):
+            self.stop(f"the night's window closed at {window.until:%H:%M} UTC")
+        return bool(self._over)
+
+    def others_at_work(self) -> bool:
+        """Whether another worker holds a case of this night."""
+        return bool(self._store.claims(_iso(datetime.now(UTC))).keys() & self._by_case.keys())
+
+    def collect(self) -> int:
+        """Take up what other workers finished, and bring it to MLflow; returns how many cases are left."""
+        for planned in self.planned:
+            row = None if self.is_done(planned) else self._store.case(planned.case)
+            if row is not None and (row.status is not Status.FAILED or row.batch == self.batch):
+                self._note(
+                    planned, row, row.status, row.seconds_ms / 1000, pipeline.refused_inputs(row, self._request.home)
+                )
+        self._deliver()
+        return len(self.planned) - len(self._lines)
+
+    def pending(self) -> Iterator[Planned]:
+        """The cases to work on, each given out once; when the window closes, or after `stop`, the others wait."""
+        left = 0
+        for planned in self.planned:
+            if self.is_done(planned):
+                continue
+            if self.is_over():
+                left += 1
+                self._wait(planned, self._over)
+            else:
+                yield planned
+        if left:
+            self.warn(f"{left} of {len(self.planned)} studies wait for the next night: {self._over}")
+
+    def lead(self, begin: Callable[[Planned], Begun], progress: Callable[[int, int], None]) -> None:
+        """Lead every pending study through `analyse`, a few at a time; `begin` starts it in a thread of its own."""
+        done = len(self._lines)
+        for planned, begun in several(self.pending(), begin):
+            try:
+                begun.result()
+            except WorldError as error:
+                self.give_up(planned, str(error))
+            done += 1
+            progress(done, len(self.planned))
+
     def analyse(self, planned: Planned) -> CaseLine:
-        """Lead one study through the pipeline, or find that it was done before.
+        """Lead one study through the pipeline, or find that it was done before, or that another worker is at it.
 
         Raises WorldError when something outside is down: trying again may help; `give_up` records that it did not.
         """
-        started = datetime.now(UTC)
-        done = pipeline.already_done(planned, self._store, self._request.reanalyse)
-        if done is not None:
-            refused = pipeline.refused_inputs(done, self._request.home)
-            return self._note(planned, done, Status.ALREADY_DONE, 0.0, refused)
+        if (line := self._done(planned)) is not None:
+            return line
+        if not self._leases.take(planned.case):
+            return self._wait(planned, HELD)
         try:
-            finished = self._work(planned, started)
+            # Again: between the question and the claim another worker may have finished it.
+            return self._done(planned) or self._analyse(planned)
+        finally:
+            self._leases.free(planned.case)
+
+    def _done(self, planned: Planned) -> CaseLine | None:
+        """The line of a case that was done before."""
+        done = pipeline.already_done(planned, self._store, self._request.reanalyse)
+        if done is None:
+            return None
+        refused = pipeline.refused_inputs(done, self._request.home)
+        if done.batch == self.batch:  # another worker did it this night
+            return self._note(planned, done, done.status, done.seconds_ms / 1000, refused)
+        return self._note(planned, done, Status.ALREADY_DONE, 0.0, refused)
+
+    def _analyse(self, planned: Planned) -> CaseLine:
+        visit = self.pace.visit()
+        try:
+            finished = self._work(planned, visit)
         except WorldError:
             raise
         except Exception as error:  # one poisoned study never takes the night down; the text may quote a header
-            return self.give_up(planned, f"internal error ({type(error).__name__})", started)
-        return self._finished(planned, finished, started)
+            return self.give_up(planned, f"internal error ({type(error).__name__})", visit)
+        return self._finished(planned, finished, visit)
 
-    def give_up(self, planned: Planned, why: str, started: datetime | None = None) -> CaseLine:
+    def _wait(self, planned: Planned, why: str) -> CaseLine:
+        """Leave a case for later, with its files."""
+        self._account.waiting.update(f.ordinal for f in planned.routed.files)
+        return self._line(planned, Status.WAITING, why, 0.0)
+
+    def _line(self, planned: Planned, status: Status, why: str, seconds: float) -> CaseLine:
+        """The line of a case that has no row of this night."""
+        line = CaseLine(
+            planned.case, planned.study.study, planned.inputs, status.value, why, None, None, None, round(seconds, 3)
+        )
+        self._lines[planned.case] = line
+        return line
+
+    def give_up(self, planned: Planned, why: str, visit: Visit | None = None) -> CaseLine:
         """Record that a study failed for a reason of ours; the next night tries it again."""
-        started = started or datetime.now(UTC)
+        visit = visit or self.pace.visit()
         skipped = Skipped(planned.study.study, Reason.FAILED, why, planned.routed.files)
         try:
-            finished = pipeline.finish(planned, skipped, None, self._setting, started, failure=why)
+            with visit.turn("finish"):
+                finished = pipeline.finish(planned, skipped, None, self._setting, _ago(visit.seconds), failure=why)
         except Exception as error:  # the store or the disk itself is down: the summary is what is left
             self.warn(f"a failed study could not be recorded ({type(error).__name__})")
             self._account.refuse(planned.routed.files, f"analysis failed: {why}")
-            line = CaseLine(
-                planned.case, planned.study.study, planned.inputs, Status.FAILED, why, None, None, None, _since(started)
-            )
-            self._lines[planned.case] = line
-            return line
-        return self._finished(planned, finished, started)
+            return self._line(planned, Status.FAILED, why, visit.seconds)
+        return self._finished(planned, finished, visit)
+
+    def newest_study(self) -> str | None:
+        """When the study that came last was first seen."""
+        return self._store.newest_study()
 
     def is_done(self, planned: Planned) -> bool:
         """Whether the summary has a line for this case."""
@@ -307,6 +467,9 @@ class Night:
         """Deliver what waits, write the batch's summary, and return it."""
         self._mlflow_failed = False
         self._deliver()
+        for planned in self.planned:
+            if self.is_done(planned) and self._lines[planned.case].status == Status.WAITING:
+                self._done(planned)  # another worker may have finished it by now
         self._find_runs()
         self._send()
         summary = self.summary()
@@ -320,7 +483,20 @@ class Night:
             except WorldError as error:
                 self.warn(str(error))
         self._anchor(now)
+        self._keep()
         return self.summary()
+
+    def _keep(self) -> None:
+        """Bring what was written to its second place; what cannot go now goes on a later night."""
+        url = self._request.configuration.settings.depot
+        if url is None:
+            return
+        from medrec import depot  # object stores' libraries are large, and few have one
+
+        try:
+            depot.synchronise(self._request.home, self._store, depot.Depot(url))
+        except (WorldError, ConfigError) as error:
+            self.warn(str(error))
 
     def _anchor(self, now: datetime) -> None:
         """Leave the ledger's signed head where the configuration says."""
@@ -336,69 +512,78 @@ class Night:
         """The accounts as they stand."""
         analysed, refused = self._account.settled()
         waiting = self._account.waiting - analysed - refused.keys()
+        left_out = self._account.left_out - analysed - refused.keys() - waiting
         files = {
             "seen": self._seen,
             "analysed": len(analysed),
-            "unused": self._seen - len(analysed) - len(refused) - len(waiting),
+            "unused": self._seen - len(analysed) - len(refused) - len(waiting) - len(left_out),
             "refused": len(refused),
             **({"waiting": len(waiting)} if waiting else {}),
+            **({"left out": len(left_out)} if left_out else {}),
         }
         refusals = tuple({"sha256": sha or None, "reason": why} for _, (sha, why) in sorted(refused.items()))
         lines = tuple(self._lines[p.case] for p in self.planned if p.case in self._lines)
-        return Summary(self.batch, files, refusals, lines, tuple(self._warnings), self.deliveries)
+        return Summary(
+            self.batch,
+            files,
+            refusals,
+            lines,
+            tuple(self._warnings),
+            self.deliveries,
+            self.pace.seconds,
+            self._sentinels,
+        )
 
-    def _work(self, planned: Planned, started: datetime) -> Finished:
-        prepared = self._prepared(planned)
+    def _work(self, planned: Planned, visit: Visit) -> Finished:
+        with visit.turn("prepare"):
+            prepared = pipeline.prepare(planned, self._archive)
         prediction = None
         if not isinstance(prepared, Skipped):
             assert planned.model is not None
-            prediction = pipeline.predict(prepared, self._predictor(planned.model))
-        return pipeline.finish(planned, prepared, prediction, self._setting, started, archive=self._archive)
-
-    def _prepared(self, planned: Planned) -> AnyPrepared:
-        """Single images are decoded and screened for text beside the work on the studies before them."""
-        if not isinstance(planned.routed, RoutedPictures):
-            return pipeline.prepare(planned, self._archive)
-        if self._ahead is None:
-            waiting = (
-                p
-                for p in self.planned
-                if isinstance(p.routed, RoutedPictures)
-                and pipeline.already_done(p, self._store, self._request.reanalyse) is None
-            )
-            self._ahead = Ahead(waiting, lambda p: pipeline.prepare(p, self._archive))
-        return self._ahead.take(planned)
+            with visit.turn("predict"):
+                prediction = pipeline.predict(prepared, self._predictor(planned.model))
+        with visit.turn("finish"):
+            if not self._leases.holds(planned.case):
+                raise WorldError("the claim on the case ran out: this machine was held up, or its clock was set")
+            begun = _ago(visit.seconds)
+            return pipeline.finish(planned, prepared, prediction, self._setting, begun, archive=self._archive)
 
     def _predictor(self, model: CardFiles) -> Predictor | PicturePredictor:
         """The networks of a card, loaded once in the night."""
-        if model.card.name not in self._predictors:
+        if model.card.digest not in self._predictors:
             from medrec.models import inference, still  # torch and MONAI take seconds: only when there is work
 
             settings = self._request.configuration.settings
-            device = inference.device_name(settings.device)
+            device = inference.device_name(os.environ.get("MEDREC_DEVICE") or settings.device)
             inference.use_threads(settings.threads)
             card, files = model.card, model.weights
-            self._predictors[card.name] = (
+            self._predictors[card.digest] = (
                 still.load(card, files, device)
                 if isinstance(card, PictureCard)
                 else inference.load(card, files, device)
             )
             self._setting = replace(self._setting, device=device, threads=inference.threads())
-        return self._predictors[model.card.name]
+        return self._predictors[model.card.digest]
 
-    def _finished(self, planned: Planned, finished: Finished, started: datetime) -> CaseLine:
-        seconds = _since(started)
-        line = self._note(planned, finished.row, finished.row.status, seconds, finished.refused)
-        self._deliver()
+    def _finished(self, planned: Planned, finished: Finished, visit: Visit) -> CaseLine:
+        line = self._note(planned, finished.row, finished.row.status, visit.seconds, finished.refused)
+        with visit.turn("deliver"):
+            self._deliver()
         stored = self._store.case(planned.case)
         if stored is not None and stored.mlflow_run_id is not None:
-            line = self._note(planned, stored, stored.status, seconds, finished.refused)
+            line = self._note(planned, stored, stored.status, visit.seconds, finished.refused)
         return line
 
     def _note(
         self, planned: Planned, row: CaseRow, status: Status, seconds: float, refused: Mapping[str, str]
     ) -> CaseLine:
         """Put a case into the summary and its files where they belong."""
+        with self._noting:
+            return self._noted(planned, row, status, seconds, refused)
+
+    def _noted(
+        self, planned: Planned, row: CaseRow, status: Status, seconds: float, refused: Mapping[str, str]
+    ) -> CaseLine:
         if row.status is Status.ANALYSED:
             self._account.use(planned.routed.files)
             for file in planned.routed.files:
@@ -471,5 +656,5 @@ def _ms(moment: datetime) -> int:
     return int(moment.timestamp() * 1000)
 
 
-def _since(moment: datetime) -> float:
-    return (datetime.now(UTC) - moment).total_seconds()
+def _ago(seconds: float) -> datetime:
+    return datetime.now(UTC) - timedelta(seconds=seconds)

@@ -37,12 +37,26 @@ IMAGE = "image"  # the one input of a card of pictures
 class PicturePreprocessing(Frozen):
     """The whole image is stretched to a square of `size_px` to outline; `crop` times the outline's box to classify.
 
-    `paint_out_marks` hides calipers from both networks (see `medrec.models.marks`).
+    The classifier sees it in `classify_px` where that is told, from each of the distances `looks` (times `crop`), and
+    the answers are averaged. `paint_out_marks` hides calipers from both networks (see `medrec.models.marks`).
     """
 
     size_px: Annotated[int, Field(ge=32, le=1024, multiple_of=32)]
+    classify_px: Annotated[int, Field(ge=32, le=1024, multiple_of=32)] | None = None
     crop: Positive = 1.6
+    looks: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.0,)
     paint_out_marks: bool = True
+
+
+class Softened(Frozen):
+    """Classes to learn from are moved by `share` towards how often the value in `column` of the labels was positive.
+
+    An examiner's grading says how much an image looks like its class; the test set and every measure know the class
+    alone.
+    """
+
+    column: Name
+    share: Share
 
 
 class PictureDecision(Frozen):
@@ -79,6 +93,7 @@ class PictureCard(Frozen):
     classification: Network | None = None
     positive: Name | None = None
     class_column: Name | None = None
+    softened: Softened | None = None
     classes: tuple[str, ...] = ()
     decision: PictureDecision = PictureDecision()
     training: Training
@@ -114,8 +129,10 @@ class PictureCard(Frozen):
     def content(self) -> bytes:
         """The card as the bytes that `digest` is of; comments and layout of the YAML do not count."""
         fields = self.model_dump(mode="json")
-        for name in without_defaults(self, "classes", "split", "early_stop", "gate", "robustness"):
+        for name in without_defaults(self, "softened", "classes", "split", "early_stop", "gate", "robustness"):
             del fields[name]
+        for name in without_defaults(self.preprocessing, "classify_px", "looks"):
+            del fields["preprocessing"][name]
         return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
 
     @property

@@ -330,7 +330,7 @@ def case_of(
         geometry_nominal=_nominal(card, planned),
         lossy=any(f.lossy for s in used.values() for f in s.files),
         pixels_sha256={name: volume.pixels_sha256 for name, volume in volumes.items()},
-        device=setting.device if labels is not None else "",
+        device=_device(prediction, setting) if labels is not None else "",
     )
     return Case(facts, card, shown, prediction if isinstance(prediction, Prediction) else None, labels)
 
@@ -489,6 +489,11 @@ def _processed(routed: Routed | RoutedPictures | Skipped) -> tuple[str, ...]:
         if tilt := series.gantry_tilt_deg:
             told.append(f"{label}: gantry tilted by {tilt:.1f} degrees; read slice by slice as it lies, not resampled")
     return tuple(told)
+
+
+def _device(prediction: AnyPrediction | None, setting: Setting) -> str:
+    """What computed a prediction; where memory ran out it says so itself."""
+    return (prediction.device if isinstance(prediction, Prediction) else "") or setting.device
 
 
 def _nominal(card: ModelCard | None, planned: Planned) -> bool:

@@ -190,6 +190,20 @@ class Returned(Frozen):
         return self
 
 
+class Running(Frozen):
+    """How the networks are run. Cards that do not say run as their numbers were measured before this was a choice.
+
+    `mirrored` also sees each slice's mirror image, and averages. `autocast` computes in half precision on a GPU, where
+    `channels_last` is the layout too. A device whose answers on a stored sample are farther than `tolerance` from plain
+    ones (float32, CPU) is not used.
+    """
+
+    mirrored: bool = True
+    autocast: Literal["float16", "bfloat16"] | None = None
+    channels_last: bool = False
+    tolerance: Share = 0.02
+
+
 class ModelCard(Frozen):
     """Everything that medrec knows of a model: YAML on disk, data here."""
 
@@ -219,6 +233,7 @@ class ModelCard(Frozen):
     early_stop: EarlyStop = EarlyStop()
     gate: Gate | None = None
     robustness: Robustness | None = None
+    running: Running = Running()
 
     @model_validator(mode="after")
     def _whole_volumes_are_outlined_only(self) -> "ModelCard":
@@ -256,7 +271,7 @@ class ModelCard(Frozen):
         Keys are sorted but for those of `inputs`: their order is the order of the networks' channels.
         """
         fields = self.model_dump(mode="json")
-        for name in without_defaults(self, "returned", "split", "early_stop", "gate", "robustness"):
+        for name in without_defaults(self, "returned", "split", "early_stop", "gate", "robustness", "running"):
             del fields[name]
         for name in without_defaults(self.preprocessing, "depth", "window"):
             del fields["preprocessing"][name]
@@ -308,12 +323,14 @@ class Prediction:
     """What the networks of one card say, on the grid of the card's grid input.
 
     probability (i, j, k) float32 in 0..1; mask (i, j, k) bool; slice_probability (k,) float32 in 0..1 from the
-    classifier, a network of its own, or None where the card has none.
+    classifier, a network of its own, or None where the card has none. `device` says what computed it where that is
+    not what was asked for: memory ran out.
     """
 
     probability: npt.NDArray[np.float32]
     mask: npt.NDArray[np.bool_]
     slice_probability: npt.NDArray[np.float32] | None
+    device: str = ""
 
     def __post_init__(self) -> None:
         for values in (self.probability, self.slice_probability):

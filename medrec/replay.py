@@ -238,7 +238,7 @@ def _predict(
 ) -> tuple[AnyPrediction, str, int]:
     from medrec.models import inference, still  # torch and MONAI take seconds
 
-    device = inference.device_name("auto") if facts.get("device") == "cuda" else "cpu"
+    device = inference.device_name("auto") if str(facts.get("device")).startswith("cuda") else "cpu"
     inference.use_threads(int(facts.get("threads") or 0))
     card, files = model.card, model.weights
     predictor = (

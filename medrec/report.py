@@ -27,6 +27,7 @@ class Status(StrEnum):
     REFUSED = "refused"
     FAILED = "failed"
     ALREADY_DONE = "already done"
+    WAITING = "waiting"
 
 
 class Verdict(StrEnum):

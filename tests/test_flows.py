@@ -23,7 +23,7 @@ def test_only_a_world_that_is_down_is_tried_again(error: Exception, again: bool)
 
 
 def test_prefect_gets_a_home_and_is_told_to_call_nobody(tmp_path: Path) -> None:
-    environment = flows._environment(Home(tmp_path / "home"))
+    environment = flows.environment(Home(tmp_path / "home"))
     assert environment["PREFECT_HOME"] == str(tmp_path / "home" / "prefect")
     assert environment["DO_NOT_TRACK"] == "true"
     assert environment["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"

@@ -1,5 +1,6 @@
 """Networks see every scanner's head in one frame, and what they mark lies where it was seen."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from medrec.config import CardFiles, load, packaged_configs
 from medrec.errors import ConfigError, WeightsError
 from medrec.models import inference, networks, preprocessing, weights
 from medrec.phantom import Head, Lesion, grid, render
+from medrec.pictures import card_of
 from medrec.prediction import ModelCard, Prediction
 from medrec.volume import HU, Volume
 
@@ -200,7 +202,7 @@ def test_values_that_are_no_numbers_never_become_nothing_marked() -> None:
 
 @pytest.mark.parametrize("path", sorted((packaged_configs() / "models").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_shipped_card_is_small_measured_and_says_what_it_was_trained_on(path: Path) -> None:
-    card = ModelCard.model_validate(yaml.safe_load(path.read_text()))
+    card = card_of(yaml.safe_load(path.read_text()))
     files = next(c for c in load().cards if c.card.name == card.name).weights.values()
     assert sum(p.stat().st_size for p in files) <= 12e6
     assert all(m.low <= m.value <= m.high for m in card.measured)
@@ -212,6 +214,6 @@ def test_every_shipped_card_is_small_measured_and_says_what_it_was_trained_on(pa
 
 def test_a_kept_card_gives_the_networks_their_channels_in_the_same_order() -> None:
     for model in load().cards:
-        again = ModelCard.model_validate_json(model.card.content)
+        again = card_of(json.loads(model.card.content))
         assert list(again.inputs) == list(model.card.inputs)
         assert again.digest == model.card.digest

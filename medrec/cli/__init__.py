@@ -10,7 +10,19 @@ from typing import Annotated
 
 import typer
 
-from medrec.cli import archive, auditing, keeping, labelling, nights, people, replaying, reviewing, scans, training
+from medrec.cli import (
+    archive,
+    auditing,
+    keeping,
+    labelling,
+    nights,
+    operating,
+    people,
+    replaying,
+    reviewing,
+    scans,
+    training,
+)
 from medrec.cli.common import complain
 
 app = typer.Typer(
@@ -32,6 +44,8 @@ for command in (
     app.command()(command)
 for private in (people.whois, people.find, people.erase, people.hold, people.prune, people.rotate_key):
     app.command()(private)
+for operators in (operating.status, operating.serve, operating.pools, operating.backfill, operating.restore_reports):
+    app.command()(operators)
 app.command()(people.deidentify)
 app.command()(keeping.backup)
 app.command()(keeping.restore)

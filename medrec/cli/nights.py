@@ -1,6 +1,7 @@
 """The operator's commands: a night, and the demo that shows one."""
 
 import shlex
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,12 @@ from medrec.cli.common import ConfigOption, HomeOption, out, progress_bar, say, 
 
 if TYPE_CHECKING:
     from medrec.night import Request, Summary
+
+
+UntilOption = Annotated[
+    str | None,
+    typer.Option("--until", metavar="HH:MM", help="Begin no study after this time of day; the others wait."),
+]
 
 
 def nightly(
@@ -25,15 +32,16 @@ def nightly(
     reanalyse: Annotated[
         bool, typer.Option("--reanalyse", help="Also studies that an earlier version of a model has analysed.")
     ] = False,
+    until: UntilOption = None,
 ) -> None:
     """Analyse every new study below a folder and leave one report for each."""
     with stdout_kept(json) as print_json:
-        request = _request(input, home, config, reanalyse)
-        summary = _run_nightly(request)
+        request = request_of(input, home, config, reanalyse, until)
+        summary = run_nightly(request)
         if json:
             print_json(summary.to_json())
         else:
-            _show(summary, request)
+            show(summary, request)
     raise typer.Exit(summary.exit_code)
 
 
@@ -48,9 +56,9 @@ def demo(
     studies, home = folder.absolute() / "studies", folder.absolute() / "home"
     known = demonstration.make(studies)
     say(f"1  made {len(known)} phantom studies in {studies}")
-    request = _request(studies, home, None, False)
+    request = request_of(studies, home, None, False)
     say(f"2  running the nightly flow, home {home}")
-    summary = _run_nightly(request)
+    summary = run_nightly(request)
     rows = demonstration.compare(known, summary, home)
     table("Known against measured", demonstration.HEADER, [list(row.cells()) for row in rows])
     say(f"Reports: {request.home.reports}")
@@ -58,23 +66,32 @@ def demo(
     raise typer.Exit(0 if all(row.right for row in rows) and summary.exit_code == 0 else 1)
 
 
-def _request(input: Path | None, home: Path | None, config: Path | None, reanalyse: bool) -> "Request":
+def request_of(
+    input: Path | None, home: Path | None, config: Path | None, reanalyse: bool, until: str | None = None
+) -> "Request":
     """Everything that can be wrong with command and configuration, all of it at once."""
     from medrec import config as configuration
     from medrec.errors import ConfigError
     from medrec.home import Home
     from medrec.night import Request
+    from medrec.pace import Window
 
     problems: list[str] = []
     place = Home(home or Home.default())
-    loaded = None
+    loaded = window = None
+    try:
+        window = Window.closing_at(until, datetime.now(UTC)) if until is not None else None
+    except ValueError:
+        problems.append(f"--until: {until} is no time of day; wanted one like 06:00")
     try:
         loaded = configuration.load(config)
     except ConfigError as error:
         problems += error.problems
+    if input is None and loaded is not None and loaded.settings.schedule is not None:
+        input = loaded.settings.schedule.input
     intake = loaded.settings.intake if loaded is not None and input is None else None
     if input is None and loaded is not None and intake is None:
-        problems.append("--input: name a folder, or an intake in medrec.yaml")
+        problems.append("--input: name a folder, or an intake or a schedule with an input in medrec.yaml")
     for check in (place.check, lambda: place.check_input(input) if input is not None else None):
         try:
             check()
@@ -89,10 +106,11 @@ def _request(input: Path | None, home: Path | None, config: Path | None, reanaly
         spool.create()
         input = spool.studies
     assert input is not None
-    return Request(input, place, loaded, reanalyse, pull=intake is not None and intake.pull is not None)
+    return Request(input, place, loaded, reanalyse, intake is not None and intake.pull is not None, window)
 
 
-def _run_nightly(request: "Request") -> "Summary":
+def run_nightly(request: "Request") -> "Summary":
+    """Run a night with progress bars."""
     from importlib.metadata import entry_points
 
     # Flows are found by name, so that no room of medrec imports Prefect.
@@ -103,7 +121,8 @@ def _run_nightly(request: "Request") -> "Summary":
     return summary
 
 
-def _show(summary: "Summary", request: "Request") -> None:
+def show(summary: "Summary", request: "Request") -> None:
+    """Say what a night did."""
     rows = [
         [c.study[:8], c.status, c.verdict or c.reason, f"{c.seconds:.1f}" if c.seconds else "", c.case]
         for c in summary.cases
@@ -123,6 +142,8 @@ def _show(summary: "Summary", request: "Request") -> None:
     )
     if summary.deliveries:
         say("deliveries: " + ", ".join(f"{count} {state}" for state, count in summary.deliveries.items()))
+    if summary.slowest:
+        say(summary.slowest)
     for warning in summary.warnings:
         say(warning)
     say(f"reports: {request.home.reports}/<case>/report.html")

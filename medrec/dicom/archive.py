@@ -95,6 +95,7 @@ class Archive:
         self._opened: dict[tuple[int, int], work.Decoded] = {}
         self._large = threading.Lock()  # large files and zip files are read one at a time
         self._lock = threading.Lock()
+        self._unpacking = threading.Lock()
 
     def count(self) -> int:
         """Number of files that `scan` will go through."""

@@ -174,14 +174,14 @@ class _Adding:
             if isinstance(found, str):
                 yield Answer(where, digest, refused=found)
                 continue
-            card, value = found
+            card, told = found
             for known in own:
                 try:
                     self._check_side(known)
                 except DataError as error:
                     yield Answer(where, digest, refused=str(error))
                     continue
-                label = self._label(known, card.name, digest, "class", None, {str(card.class_column): value})
+                label = self._label(known, card.name, digest, "class", None, told)
                 yield Answer(where, digest, self._store.add_label(label))
 
     def _card(self, known: Known) -> str:

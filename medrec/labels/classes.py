@@ -11,13 +11,13 @@ from medrec.labels.matching import Images, Row
 from medrec.pictures import Card, PictureCard
 from medrec.store import Known, Store
 
-Found = tuple[PictureCard, str] | str
+Found = tuple[PictureCard, dict[str, str]] | str
 
 
 def classes_of(
     rows: Sequence[Row], images: Images, cards: Mapping[str, Card], store: Store
 ) -> Iterator[tuple[int, list[Known], Found]]:
-    """Each row's line in the file, its images, and the card with its class, or why it is not taken.
+    """Each row's line in the file, its images, and the card with its class and grade, or why it is not taken.
 
     Rows without a class say nothing and are left out. Raises DataError where the table is for no card.
     """
@@ -28,7 +28,7 @@ def classes_of(
         raise DataError(f"its column {column} is empty")
     allowed = _allowed(card, {value for _, _, value in given}, store)
     said: dict[str, set[str]] = {}
-    read: list[tuple[int, list[Known], str, str]] = []
+    read: list[tuple[int, list[Known], dict[str, str], str]] = []
     for line, row, value in given:
         own: list[Known] = []
         try:
@@ -40,11 +40,17 @@ def classes_of(
             why = str(error)
         for known in own:
             said.setdefault(known.image, set()).add(value)
-        read.append((line, own, value, why))
-    for line, own, value, why in read:
+        read.append((line, own, _told(card, row, value), why))
+    for line, own, told, why in read:
         if any(len(said[k.image]) > 1 for k in own):
             why = "another row gives the same image another class"
-        yield line, own, why or (card, value)
+        yield line, own, why or (card, told)
+
+
+def _told(card: PictureCard, row: Row, value: str) -> dict[str, str]:
+    """By column: the class, and the grade by which the card softens it, where the row has one."""
+    grade = "" if card.softened is None else (row.get(card.softened.column) or "").strip()
+    return {str(card.class_column): value} | ({card.softened.column: grade} if card.softened and grade else {})
 
 
 def _card_of(rows: Sequence[Row], cards: Mapping[str, Card]) -> PictureCard:

@@ -105,10 +105,17 @@ class Augmentation:
         coarse = self._uniform(-BIAS_FIELD, BIAS_FIELD, n, 1, 3, 3)
         field = F.interpolate(coarse, x.shape[2:], mode="bicubic", align_corners=False).to(x.device)
         x = x + field * (x + 1.5)
-        noise = torch.randn(x.shape, generator=self._generator).to(x.device)
-        return x + noise * self._uniform(0, NOISE, n, 1, 1, 1).to(x.device)
+        return x + noise_like(x, self._generator) * self._uniform(0, NOISE, n, 1, 1, 1).to(x.device)
 
     def _drop(self, x: torch.Tensor) -> torch.Tensor:
         others = x.shape[1] - self._grid
         kept = self._uniform(0, 1, len(x), others, 1, 1).to(x.device) >= DROPPED_SHARE
         return torch.cat([x[:, : self._grid], x[:, self._grid :] * kept], 1)
+
+
+def noise_like(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Normal noise in the shape of `x`, drawn where `x` lies: on a GPU from a stream that the generator seeds."""
+    if x.device.type != "cpu":
+        seed = int(torch.randint(2**31, (), generator=generator))
+        generator = torch.Generator(x.device).manual_seed(seed)
+    return torch.randn(x.shape, generator=generator, device=x.device)

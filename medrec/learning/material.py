@@ -146,7 +146,7 @@ def _pictures(
                 continue
             if any(x.pixels_sha256 != still.pixels_sha256 for x in own):
                 continue
-            mask, positive = np.zeros(still.pixels.shape, bool), False
+            mask, positive, graded = np.zeros(still.pixels.shape, bool), False, ""
             masked, classed = wanted.masks.get(still.instance), wanted.classes.get(still.instance)
             if masked is not None:
                 mask = labels.mask(sources.home, masked)
@@ -155,9 +155,10 @@ def _pictures(
                 continue
             if classed is not None and card.class_column is not None:
                 positive = classed.classes.get(card.class_column) == card.positive
+                graded = "" if card.softened is None else classed.classes.get(card.softened.column, "")
             picture = LabelledPicture(
                 still.instance, own[0].patient, "", still.pixels, mask, positive, still.pixels_sha256,
-                masked is not None, classed is not None,
+                masked is not None, classed is not None, graded,
             )  # fmt: skip
             stratum = f"{'positive' if positive else 'negative'}, {_band(mask.mean() * 1e6)}"
             prints = likeness.fingerprint(still.pixels)

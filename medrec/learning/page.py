@@ -240,7 +240,7 @@ def _input(
         assert isinstance(card, PictureCard)
         image, size = still.seen(payload.pixels), card.preprocessing.size_px
         if place == "classification":
-            return network, still.to_classify(image, payload.mask, card.preprocessing.crop, size)
+            return network, still.looked_at(image, payload.mask, card.preprocessing)
         return network, still.whole(image, size)
     if isinstance(payload, LabelledCase):
         assert isinstance(card, ModelCard)

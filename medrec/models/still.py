@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from medrec.models import marks, networks, weights
-from medrec.pictures import PictureCard, PicturePrediction
+from medrec.pictures import PictureCard, PicturePrediction, PicturePreprocessing
 from medrec.prediction import Network
 
 CHANNELS_TO_OUTLINE, CHANNELS_TO_CLASSIFY = 1, 2  # the image; the image and its outline
@@ -97,6 +97,13 @@ def to_classify(image: torch.Tensor, mask: npt.NDArray[np.bool_], scale: float, 
     return torch.cat([both[:, :1], both[:, 1:] * 2 - 1], 1)
 
 
+def looked_at(
+    image: torch.Tensor, mask: npt.NDArray[np.bool_], rules: PicturePreprocessing, look: float = 1.0
+) -> torch.Tensor:
+    """What the classifier of a card sees from `look` times its distance; see `to_classify`."""
+    return to_classify(image, mask, rules.crop * look, rules.classify_px or rules.size_px)
+
+
 def tempered(probability: float, temperature: float) -> float:
     """A probability whose logit is divided by `temperature`."""
     if temperature == 1 or not 0 < probability < 1:
@@ -129,8 +136,8 @@ class StillPredictor:
         mask = largest(probability > decision.pixel_threshold, decision.minimum_area_px)
         positive = None
         if self._classification is not None:
-            close = to_classify(image, mask, rules.crop, rules.size_px)
-            positive = tempered(float(self._mirrored(self._classification, close)), decision.temperature)
+            close = torch.cat([looked_at(image, mask, rules, look) for look in rules.looks])
+            positive = tempered(float(self._mirrored(self._classification, close).mean()), decision.temperature)
         return PicturePrediction(probability, mask, positive, sum(not m.text for m in found))
 
     @torch.inference_mode()

@@ -84,6 +84,7 @@ HEADLINES: Mapping[Verdict | Status, Headline] = {
     Status.ALREADY_DONE: Headline(
         "refused", "Already done", "This study was NOT analysed again; an earlier report stands."
     ),
+    Status.WAITING: Headline("refused", "Waiting", "This study was NOT analysed yet; a later night takes it."),
 }
 
 

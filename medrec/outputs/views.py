@@ -171,7 +171,7 @@ def png(levels: npt.NDArray[np.uint8], longest_px: int) -> str:
         width, height = (max(1, round(n * factor)) for n in image.size)
         image = image.resize((width, height), Image.Resampling.LANCZOS)
     packed = io.BytesIO()
-    image.save(packed, "PNG", compress_level=9)
+    image.save(packed, "PNG", compress_level=6)
     return "data:image/png;base64," + base64.b64encode(packed.getvalue()).decode("ascii")
 
 
@@ -191,13 +191,14 @@ def _edges(mask: npt.NDArray[np.bool_]) -> str:
     padded = np.pad(mask, 1)
     level = np.diff(padded[:, 1:-1], axis=0)  # (rows + 1, columns): above and below differ
     upright = np.diff(padded[1:-1], axis=1).T  # (columns + 1, rows): left and right differ
-    strokes = [f"M{a} {y}h{b - a}" for y, line in enumerate(level) for a, b in _runs(line)]
-    return "".join(strokes + [f"M{x} {a}v{b - a}" for x, line in enumerate(upright) for a, b in _runs(line)])
+    strokes = [f"M{a} {y}h{b - a}" for y, a, b in _runs(level)]
+    return "".join(strokes + [f"M{x} {a}v{b - a}" for x, a, b in _runs(upright)])
 
 
-def _runs(line: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    """(n, 2) first index and one past the last of each run of True."""
-    return np.flatnonzero(np.diff(np.r_[False, line, False])).reshape(-1, 2)
+def _runs(lines: npt.NDArray[np.bool_]) -> list[tuple[int, int, int]]:
+    """Line, first index and one past the last of each run of True, in the order of the lines (lines, length)."""
+    line, at = np.nonzero(np.diff(np.pad(lines, ((0, 0), (1, 1))), axis=1))
+    return list(zip(line[::2].tolist(), at[::2].tolist(), at[1::2].tolist(), strict=True))
 
 
 def _coarse(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

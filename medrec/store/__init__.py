@@ -16,6 +16,7 @@ import threading
 
 from medrec import database
 from medrec.store.batches import Batches
+from medrec.store.claims import Claims
 from medrec.store.consistency import Consistency
 from medrec.store.deliveries import Deliveries, DeliveryRow, State
 from medrec.store.labelled import Known, Label, Origin
@@ -46,7 +47,7 @@ WAIT_S = 30.0
 _OPENING = threading.Lock()
 
 
-class Store(Batches, Deliveries, Locks, Matches, Privacy, Outbox, Consistency):
+class Store(Batches, Claims, Deliveries, Locks, Matches, Privacy, Outbox, Consistency):
     """The database, open. Made by `Store.open`; usable as a context manager."""
 
     @classmethod

@@ -58,6 +58,25 @@ class Batches(Session):
         )
         return tuple(BatchRow(*row) for row in rows)
 
+    def recent_batches(self, most: int) -> tuple[BatchRow, ...]:
+        """The last batches, newest first."""
+        order = (BATCHES.c.started_at.desc(), BATCHES.c.batch.desc())
+        rows = self._rows(sa.select(*(BATCHES.c[name] for name in BatchRow.__slots__)).order_by(*order).limit(most))
+        return tuple(BatchRow(*row) for row in rows)
+
+    def unshown_batches(self) -> tuple[BatchRow, ...]:
+        """Finished batches that no MLflow run shows yet, oldest first."""
+        c = BATCHES.c
+        query = sa.select(*(c[name] for name in BatchRow.__slots__))
+        where = (c.mlflow_run_id.is_(None), c.summary.is_not(None))
+        return tuple(BatchRow(*row) for row in self._rows(query.where(*where).order_by(c.started_at, c.batch)))
+
+    def newest_study(self) -> str | None:
+        """When the study that came last was first seen; None where there is none."""
+        c = STUDIES.c
+        rows = self._rows(sa.select(c.first_seen).order_by(c.first_seen.desc()).limit(1))
+        return str(rows[0][0]) if rows else None
+
     def remember_study(self, study: str, patient: str, at: str, patients: tuple[str, ...] = ()) -> None:
         """Note that a study exists; when it is known already, nothing changes.
 

@@ -44,6 +44,12 @@ class Cases(Ledger):
         where = sa.true() if batch is None else CASES.c.batch == batch
         return tuple(case_row(row) for row in self._rows(sa.select(CASES).where(where).order_by(CASES.c.seq)))
 
+    def failed(self) -> tuple[str, ...]:
+        """The keys of cases that failed and that nothing has replaced, oldest first."""
+        c = CASES.c
+        query = sa.select(c.case).where(c.status == Status.FAILED.value, c.superseded_by.is_(None)).order_by(c.seq)
+        return tuple(str(row[0]) for row in self._rows(query))
+
     def replaced_by(self, key: str) -> tuple[CaseRow, ...]:
         """The cases that this one took out of force."""
         where = CASES.c.superseded_by == key
@@ -64,7 +70,7 @@ class Cases(Ledger):
                 result.
             TypeError: the facts hold something that the ledger does not take.
         """
-        if row.status is Status.ALREADY_DONE:
+        if row.status in (Status.ALREADY_DONE, Status.WAITING):
             raise ValueError(f"'{row.status}' is not what becomes of a case")
         audit.written_files(facts)
         salt = self.salt(row.patient)

@@ -114,6 +114,14 @@ DELIVERIES = sa.Table(
     sa.UniqueConstraint("case", "destination", "kind", name="one_delivery"),
     sa.Index("deliveries_by_state", "state"),
 )
+# Work in progress: no key of `cases`, for a case that is being worked on has no row yet.
+CLAIMS = sa.Table(
+    "claims",
+    META,
+    sa.Column("case", sa.Text, primary_key=True),
+    sa.Column("worker", sa.Text, nullable=False),
+    sa.Column("until", sa.Text, nullable=False),
+)
 ACCEPTED = sa.Table(
     "accepted",
     META,

@@ -41,3 +41,15 @@ def tell(title: str, seconds: Mapping[str, list[float]], against: str, out: Path
 def json_path() -> Path | None:
     """The file that the command line names, if any."""
     return Path(sys.argv[1]) if len(sys.argv) > 1 else None
+
+
+def tell_numbers(title: str, numbers: Mapping[str, float | str], out: Path | None) -> None:
+    """Print named numbers beside those of an earlier run; keep these as JSON."""
+    earlier = json.loads(out.read_text()) if out is not None and out.is_file() else {}
+    print(f"\n{title}\n{'':58}{'now':>12}{'earlier':>12}")
+    for name, value in numbers.items():
+        shown = f"{value:12.3f}" if isinstance(value, float) else f"{value:>12}"
+        print(f"{name:58}{shown}{earlier.get(title, {}).get(name, ''):>12}")
+    if out is not None:
+        rounded = {k: round(v, 3) if isinstance(v, float) else v for k, v in numbers.items()}
+        out.write_text(json.dumps({**earlier, title: rounded}, indent=1) + "\n")

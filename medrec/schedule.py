@@ -1,0 +1,119 @@
+"""When nights begin by themselves, when they are late, and who is told: settings, and arithmetic with clocks.
+
+Reads no clock. Invariant: times are compared in UTC; a change of summer time moves no night by more than itself.
+"""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from cronsim import CronSim, CronSimError
+from pydantic import AfterValidator, Field
+
+from medrec.pace import Window
+from medrec.prediction import Frozen
+
+
+def _cron(text: str) -> str:
+    try:
+        CronSim(text, datetime(2026, 1, 1))
+    except CronSimError as error:
+        raise ValueError(f"not five fields of cron (minute, hour, day, month, weekday): {error}") from error
+    return text
+
+
+def _zone(text: str) -> str:
+    try:
+        ZoneInfo(text)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError(f"no time zone {text!r}; wanted one like Europe/Berlin") from error
+    return text
+
+
+def _clock(text: str) -> str:
+    Window.closing_at(text, datetime(2026, 1, 1, tzinfo=UTC))
+    return text
+
+
+class Schedule(Frozen):
+    """When `medrec serve` begins a night, on what (default the intake), and when it begins no more studies.
+
+    A night that has not begun, or not come to its end, `late_minutes` after its time is overdue. After `quiet_days`
+    without a study that was not there before, somebody should look.
+    """
+
+    cron: Annotated[str, AfterValidator(_cron)]
+    timezone: Annotated[str, AfterValidator(_zone)] = "UTC"
+    input: Path | None = None
+    until: Annotated[str, AfterValidator(_clock)] | None = None
+    late_minutes: Annotated[int, Field(ge=1, le=1440)] = 60
+    quiet_days: Annotated[int, Field(ge=1, le=365)] | None = None
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The time zone."""
+        return ZoneInfo(self.timezone)
+
+    def last(self, now: datetime) -> datetime:
+        """The latest time at which a night was due, UTC."""
+        return next(CronSim(self.cron, now.astimezone(self.zone), reverse=True)).astimezone(UTC)
+
+    def next(self, now: datetime) -> datetime:
+        """The next time at which a night is due, UTC."""
+        return next(CronSim(self.cron, now.astimezone(self.zone))).astimezone(UTC)
+
+    def late(self, due: datetime, now: datetime) -> bool:
+        """Whether what was due then has had its time."""
+        return now > due + timedelta(minutes=self.late_minutes)
+
+    def window(self, now: datetime) -> Window | None:
+        """In which a night that begins now may begin studies; None is without end."""
+        return None if self.until is None else Window.closing_at(self.until, now, self.zone)
+
+    def until_next(self, now: datetime) -> Window:
+        """The window of work that makes room for the next night."""
+        return Window(self.next(now))
+
+
+class Retraining(Frozen):
+    """When `medrec serve` looks whether `models` have `new_labels` new labels or more, and retrains those that do."""
+
+    cron: Annotated[str, AfterValidator(_cron)]
+    timezone: Annotated[str, AfterValidator(_zone)] = "UTC"
+    models: tuple[str, ...] = Field(min_length=1)
+    new_labels: Annotated[int, Field(ge=1)] = 20
+
+
+class Workers(Frozen):
+    """How many workers share a night, where a Prefect server has some; 0 is none but this one.
+
+    A worker that died leaves its case to others after `lease_s`; when nobody has worked for `patience_s`, the one that
+    coordinates takes what is left.
+    """
+
+    shards: Annotated[int, Field(ge=0, le=256)] = 0
+    lease_s: Annotated[float, Field(ge=1, le=3600)] = 120
+    patience_s: Annotated[float, Field(ge=1, le=86400)] = 300
+
+    @property
+    def lease(self) -> timedelta:
+        """`lease_s` as a span of time."""
+        return timedelta(seconds=self.lease_s)
+
+
+class Backfill(Frozen):
+    """At most how many studies one `medrec backfill` makes again."""
+
+    limit: Annotated[int, Field(ge=1)] = 50
+
+
+class Notify(Frozen):
+    """Who is told when a night fails, leaves work, or sees no new study: a URL that takes JSON by POST.
+
+    `token` names the environment variable that holds a bearer token.
+    """
+
+    webhook: Annotated[str, Field(pattern=r"^https?://[^\s]+$")] | None = None
+    token: Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")] | None = None
+    timeout_s: Annotated[float, Field(gt=0, le=60)] = 10

@@ -1,0 +1,200 @@
+"""README's way from nothing to a scheduled night, and to several workers, command by command, as it stands there.
+
+Only names of places and times are put in. Of the workers one is killed with -9 in the middle.
+"""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+from test_chaos import check
+from tiny import ready_home, tiny_folder, tiny_studies
+
+from medrec.store import Store
+
+pytest_plugins = ["postgres"]
+ROOT = Path(__file__).parent.parent
+PATIENCE_S = 300.0
+
+
+def blocks() -> list[list[str]]:
+    """The commands of each block of the section."""
+    section = (ROOT / "README.md").read_text().partition("## Every night by itself\n")[2].partition("\n## ")[0]
+    return [block.strip().splitlines() for block in section.split("```")[1::2]]
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+class Shell:
+    """A shell that runs a README's commands, and what they leave running; all of it ends with it."""
+
+    def __init__(self, folder: Path, **environment: str) -> None:
+        self.log = folder / "shell.log"
+        binaries = str(Path(sys.executable).parent)
+        outside = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT", "MEDREC", "PYTEST"))}
+        self._process = subprocess.Popen(
+            ["bash"],
+            stdin=subprocess.PIPE,
+            stdout=self.log.open("wb"),
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=ROOT,
+            start_new_session=True,
+            env={**outside, "PATH": f"{binaries}:{outside['PATH']}", "OMP_NUM_THREADS": "1", **environment},
+        )
+
+    def run(self, *lines: str) -> None:
+        """Run lines, and wait until the shell has come to the end of them; each must succeed."""
+        assert self._process.stdin is not None
+        told = self.log.with_suffix(".done")
+        told.unlink(missing_ok=True)
+        # The last command in front of `&` is 0 at once.
+        self._process.stdin.write("\n".join(lines) + f"\necho $? > {told}\n")
+        self._process.stdin.flush()
+        until(lambda: told.exists() and told.read_text().strip() != "", f"{lines[-1]}: {self.log.read_text()[-2000:]}")
+        assert told.read_text().strip() == "0", f"{lines}: {self.log.read_text()[-3000:]}"
+
+    def end(self) -> None:
+        """End the shell and everything that it began."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for pid in marked(str(self.log)):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+            time.sleep(2)
+        self._process.wait()
+
+
+def marked(mark: str) -> list[int]:
+    """Processes whose environment holds a text."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if mark.encode() in (path / "environ").read_bytes():
+                found.append(int(path.name))
+    return found
+
+
+def until(holds: Callable[[], object], what: str, within_s: float = PATIENCE_S) -> None:
+    end = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < end, f"not within {within_s:.0f} s: {what}"
+        time.sleep(0.2)
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    shell = Shell(tmp_path, MEDREC_TEST=str(tmp_path / "shell.log"))
+    yield shell
+    shell.end()
+
+
+def put_in(lines: list[str], places: dict[str, str]) -> list[str]:
+    """README's commands with places of ours; every place must be there to be replaced."""
+    text = "\n".join(re.sub(r"\s{3,}#.*$", "", line) for line in lines)
+    for name, ours in places.items():
+        assert name in text, f"README no longer says {name}"
+        text = text.replace(name, ours)
+    return text.splitlines()
+
+
+@pytest.mark.slow
+def test_readmes_commands_lead_to_a_scheduled_night_on_one_machine(shell: Shell, tmp_path: Path) -> None:
+    tiny_folder(tmp_path / "own")
+    (tmp_path / "own" / "medrec.yaml").unlink()
+    tiny_studies(tmp_path / "in", 2)
+    home = ready_home(tmp_path / "home").root
+    before = set((home / "batches").iterdir())
+    places = {
+        "/etc/medrec": str(tmp_path / "own"),
+        "/archive/incoming": str(tmp_path / "in"),
+        "0 20 * * *": "* * * * *",
+    }
+    places |= {"/srv/medrec": str(home), "quiet_days: 2": "quiet_days: 2, late_minutes: 5"}
+    places |= {
+        "https://chat.hospital/hooks/medrec": "http://127.0.0.1:9/",
+        "medrec serve": f"medrec serve --port {free_port()}",
+    }
+    commands = put_in(blocks()[0], places)
+    serving = next(n for n, line in enumerate(commands) if "serve" in line)
+    end_of_file = commands.index("END")
+    commands.insert(end_of_file, "models: [tiny]")
+    shell.run(*commands[: serving + 2])
+    until(lambda: set((home / "batches").glob("*.json")) - before, f"a night: {shell.log.read_text()}")
+    shell.run(*commands[serving + 2 :])
+    check(home, 2)
+
+
+@pytest.mark.slow
+def test_readmes_commands_lead_to_several_workers_and_one_that_is_killed_loses_no_study(
+    shell: Shell, tmp_path: Path, postgresql: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studies, store_url, port = 16, postgresql(), free_port()
+    own = tiny_folder(tmp_path / "own", schedule={"cron": "0 20 * * *", "input": str(tmp_path / "in")})
+    tiny_studies(tmp_path / "in", studies)
+    monkeypatch.setenv("MEDREC_STORE", store_url)
+    home = tmp_path / "home"
+    places = {"/shared/medrec": str(home), "/etc/medrec": str(own)}
+    places |= {"postgresql+psycopg://medrec@database.hospital/medrec": f"'{store_url}'"}
+    places |= {"prefect.hospital:4200": f"127.0.0.1:{port}", "--host 0.0.0.0": f"--host 127.0.0.1 --port {port}"}
+    places |= {"{shards: 2}": "{shards: 2, lease_s: 5, patience_s: 240}", "MEDREC_DEVICE=cuda:0": "MEDREC_DEVICE=cpu"}
+    commands = put_in(blocks()[1], places)[1:]  # the fixture made the database
+    server = next(n for n, line in enumerate(commands) if "server start" in line)
+    shell.run(f"export DO_NOT_TRACK=true PREFECT_HOME={tmp_path / 'prefect'} PREFECT_SERVER_ANALYTICS_ENABLED=false")
+    shell.run(*commands[: server + 1])
+    url = f"http://127.0.0.1:{port}/api"
+    until(lambda: answers(url), "Prefect's server")
+    for command in commands[server + 1 :]:
+        shell.run(command)
+    until(home.is_dir, "the nightly run")
+    with Store.open(store_url) as store:
+        until(lambda: victim(store), f"a worker at work: {shell.log.read_text()[-2000:]}")
+        killed = time.monotonic()
+        for pid in marked("MEDREC_SLOT=gpu-a-0"):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        until(lambda: any(b.summary for b in store.batches()), f"the night's end: {shell.log.read_text()[-3000:]}")
+        (batch,) = store.batches()
+        summary = json.loads(batch.summary or "")
+    assert [c["status"] for c in summary["cases"]] == ["analysed"] * studies
+    assert summary["stages"]["predict"] > 0
+    check(home, studies)
+    until(lambda: slots(url) == {"gpu-a-0": 0, "gpu-b-0": 0}, "the slot of the worker that died is free", 150)
+    assert time.monotonic() - killed < 400
+
+
+def answers(url: str) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", int(url.split(":")[2].split("/")[0])), 1):
+        return True
+    return False
+
+
+def victim(store: Store) -> bool:
+    """Whether host a's worker is on a case."""
+    held = {worker.rpartition("-")[0].rpartition("-")[2] for worker in store.claims("").values() if "/" in worker}
+    return bool({str(pid) for pid in marked("MEDREC_SLOT=gpu-a-0")} & held)
+
+
+def slots(url: str) -> dict[str, int]:
+    from prefect.client.orchestration import PrefectClient
+
+    async def ask() -> dict[str, int]:
+        async with PrefectClient(url) as client:
+            return {limit.name: limit.active_slots for limit in await client.read_global_concurrency_limits()}
+
+    return asyncio.run(ask())
