@@ -20,8 +20,10 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from test_cli import medrec
 from test_pictured import a_still, disc, speckled, toy
 from test_pictures import card as picture_card
+from typer.testing import CliRunner
 
 from medrec import config, labels, privacy, verification
+from medrec.cli import app, labelling
 from medrec.dicom import Pseudonyms, marked
 from medrec.dicom.decoders import PixelError
 from medrec.errors import ConfigError, DataError
@@ -741,6 +743,9 @@ def test_a_folder_of_everything_is_answered_for_file_by_file(adding: Adding, pla
     )
     added = adding(everything)
     assert (len(added.added), added.already, len(added.refused), added.unused) == (4, 0, 2, 2)
+    told = json.loads(labelling._as_json(added))
+    assert (len(told["added"]), told["already"], len(told["refused"]), told["unused"]) == (4, 0, 2, 2)
+    assert "Eve" not in json.dumps(told)
     again = adding(everything)
     assert (len(again.added), again.already, len(again.refused), again.unused) == (0, 4, 2, 2)
 
@@ -908,9 +913,8 @@ def test_the_commands_speak_to_people_and_to_programs(ready: Place, tmp_path: Pa
     assert added.returncode == 1
     assert "refused: three.png: no image that is known to toy goes by its name" in added.stderr
     assert "1 labels added, 0 in force already, 1 refused" in added.stderr
-    again = json.loads(medrec(*words, "--json", cwd=tmp_path).stdout)
-    assert (again["added"], again["already"], len(again["refused"])) == ([], 1, 1)
-    (label,) = json.loads(medrec("labels", "list", "--json", *home, cwd=tmp_path).stdout)
+    listed = CliRunner().invoke(app, ["labels", "list", "--all", "--json", "--home", str(tmp_path / "home")])
+    (label,) = json.loads(listed.stdout)
     assert (label["card"], label["by"], label["origin"], label["what"]) == ("toy", "dr. a", "blind", "mask")
     wrong = medrec("labels", "add", "m", "--by", "x", "--origin", "seen", "--card", "nobody", *home, cwd=tmp_path)
     assert wrong.returncode == 2
