@@ -23,6 +23,7 @@ ENLARGED = 2  # small print is found in an enlarged picture only
 WITHHELD = "pictures withheld: text burned into the pixels could not be checked for names"
 
 COVERED = "text burned into the pixels is covered in the pictures; the networks saw it"
+COVERED_PICTURES = "text burned into the pixels is covered in the pictures"
 # The detector enlarges what is smaller, so that an enlarged small picture is all that it need see.
 DETECTOR_SIDE_PX = 736
 _OWN = threading.local()
@@ -60,7 +61,7 @@ def screened_pictures(
     except NoDetectorError:
         return tuple(np.zeros_like(image) for image in images), (WITHHELD,)
     shown = tuple(np.where(where, i.min(), i).astype(np.float32) for i, where in zip(images, found, strict=True))
-    return shown, ((COVERED,) if any(where.any() for where in found) else ())
+    return shown, ((COVERED_PICTURES,) if any(where.any() for where in found) else ())
 
 
 def text_in(image: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:

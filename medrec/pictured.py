@@ -111,10 +111,12 @@ def verdict(images: tuple[ImageFacts, ...]) -> Verdict:
 
 def flags(prepared: PreparedPictures, images: tuple[ImageFacts, ...], card: PictureCard) -> tuple[str, ...]:
     """What a reader must know beside the verdict."""
-    told = list(prepared.said)
+    hides = card.preprocessing.paint_out_marks
+    seen = "was painted out where its shape gives it away" if hides else "stayed as it was"
+    told = [f"{s}; in what the networks saw it {seen}" if s == burned.COVERED_PICTURES else s for s in prepared.said]
     marked = sum(i.calipers >= 2 for i in images)
     if marked:
-        hidden = "hidden from" if card.preprocessing.paint_out_marks else "seen by"
+        hidden = "hidden from" if hides else "seen by"
         told.append(f"calipers are drawn into {marked} of {len(images)} images; they were {hidden} the networks")
     if set(prepared.pixels_sha256.values()) & set(card.trained_on):
         told.append("the model was trained on these very images: how well it does here says nothing of other patients")

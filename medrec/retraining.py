@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
-from medrec import delivery, drafts, environment, labels, likeness, splits
+from medrec import delivery, drafts, environment, labels, likeness, privacy, splits
 from medrec.config import CardFiles, Configuration, unaccepted_licence
 from medrec.declared import Gate, looser
 from medrec.dicom import Pseudonyms
@@ -90,6 +90,8 @@ class Retraining:
         self._lock.__enter__()
         try:
             self._store = Store.open(self._home.store_url)
+            privacy.settle(self._home, self._store)
+            privacy.check_key(self._home, self._store)
             self._registry = Registry(self._home, self._store, self._request.configuration.cards)
         except BaseException:
             self._lock.__exit__(None, None, None)
@@ -186,35 +188,17 @@ class Retraining:
         own = [(p, strata[p]) for p in sorted(strata)]
         watching = splits.watching(own, self.draft.split.validation, lambda p: draw.of("watching", p))
         self._learnt, self._watching = frozenset(i.image for i in learnt), watching
-        data = self._data_digest(learnt)
-        card = self._next_version()
-        recipe = drafts.recipe(card)
-        if (earlier := self._trained_before(data, recipe)) is not None:
-            self._kept = earlier
-            self.card = earlier.card
-            self.outcome.version, self.outcome.card = self.card.version, self.card.digest
-            self._say(f"{self.card.name} {self.card.version} was trained by this card on these data before")
-            return
-        if self.draft.gate is not None:
-            asked, _, why = self._asked(self.draft.gate, card, self._champion())
-            if not asked:
-                self._say(f"what is trained now cannot be promoted: {'; '.join(why)}")
+        data, recipe = self._data_digest(learnt), drafts.recipe(self.draft)
         key = hashlib.sha256(f"{recipe} {data} {sorted(watching)}".encode()).hexdigest()[:KEY_DIGITS]
         self._work = self._home.training / key
-        self._work.mkdir(exist_ok=True, mode=0o700)
-        device = self._request.configuration.settings.device
-
-        def heard(name: str, step: int, steps: int, left_s: float) -> None:
-            progress(name.removesuffix(".safetensors"), step, steps)
-
-        task = tasks.Task(card, self._sources(), device)
-        finished = task.train(self._learnt, watching, self._work, heard)
-        trained_on = tuple(sorted({d for i in learnt for d in i.digests}))
-        self.card = finished.model_copy(update={"trained_on": trained_on, "measured": ()})
-        self._kept = self._registry.put(
-            self.card, {n.weights: self._work / n.weights for n in self.card.networks.values()}
-        )
+        earlier = self._trained_before(data, recipe)
+        self._kept = self._fit(learnt, progress) if earlier is None else earlier
+        self.card = self._kept.card
         self.outcome.version, self.outcome.card = self.card.version, self.card.digest
+        what = f"{self.card.name} {self.card.version}"
+        if earlier is not None:
+            self._say(f"{what} was trained by this card on these data before")
+            return
         facts = {
             "card": self.card.digest,
             "weights": self.card.weights_digest,
@@ -227,7 +211,25 @@ class Retraining:
             "by": self._request.by,
         }
         self._store.append("model trained", self._now(), facts)
-        self._say(f"{self.card.name} {self.card.version} is trained: {self.card.digest[:12]}…")
+        self._say(f"{what} is trained: {self.card.digest[:12]}…")
+
+    def _fit(self, learnt: list[Item], progress: Progress) -> Kept:
+        """Train the draft's networks, and keep card and weights."""
+        card = self._next_version()
+        if self.draft.gate is not None:
+            asked, _, why = self._asked(self.draft.gate, card, self._champion())
+            if not asked:
+                self._say(f"what is trained now cannot be promoted: {'; '.join(why)}")
+        self._work.mkdir(exist_ok=True, mode=0o700)
+
+        def heard(name: str, step: int, steps: int, left_s: float) -> None:
+            progress(name.removesuffix(".safetensors"), step, steps)
+
+        task = tasks.Task(card, self._sources(), self._request.configuration.settings.device)
+        finished = task.train(self._learnt, self._watching, self._work, heard)
+        trained_on = tuple(sorted({d for i in learnt for d in i.digests}))
+        card = finished.model_copy(update={"trained_on": trained_on, "measured": ()})
+        return self._registry.put(card, {n.weights: self._work / n.weights for n in card.networks.values()})
 
     def adopt(self, reference: str) -> None:
         """Take a version that is there already instead of training one: a bundle that came in, for the gate."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
-from sklearn.metrics import roc_auc_score
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
@@ -67,6 +66,8 @@ def pooled_auc(scores: Sequence[Values], truths: Sequence[npt.NDArray[np.bool_]]
 
     `scores` and `truths` hold one array per patient, (slices,) each.
     """
+    from sklearn.metrics import roc_auc_score  # two seconds, which no night needs
+
     rng = np.random.default_rng(seed)
 
     def auc(patients: npt.NDArray[np.int64]) -> float:
@@ -84,6 +85,8 @@ def auc(scores: Values, truth: npt.NDArray[np.bool_], seed: int = 0) -> Interval
 
     A draw that holds one class only has no area and is drawn again.
     """
+    from sklearn.metrics import roc_auc_score
+
     rng = np.random.default_rng(seed)
     draws: list[float] = []
     while len(draws) < RESAMPLES:

@@ -29,6 +29,7 @@ from medrec.home import Home
 from medrec.labels import Origin
 from medrec.labels.adding import Added, Wish, add
 from medrec.labels.ingest import ingest
+from medrec.learning import material
 from medrec.phantom import uid
 from medrec.phantom_dicom import write_dicom
 from medrec.pictures import Card
@@ -166,7 +167,7 @@ def test_a_mask_is_found_by_its_patient_study_series_or_folder(adding: Adding, t
 @pytest.mark.parametrize("name", ["Dora.nii.gz", "Dora/mask.nii.gz", "Dora/2.nii.gz", "mask.nii.gz"])
 def test_a_mask_whose_name_fits_nobody_is_nobodys(adding: Adding, tmp_path: Path, name: str) -> None:
     nifti(tmp_path / "m" / name, LESION)
-    assert "no known image goes by its name" in why(adding(tmp_path / "m"))
+    assert "goes by its name: ingest" in why(adding(tmp_path / "m"))
 
 
 def test_a_mask_whose_name_fits_two_images_is_refused_until_its_folder_says_which(
@@ -846,7 +847,9 @@ def test_an_image_that_two_cards_take_asks_for_the_card(place: Place, store: Sto
     one = Wish("dr. a", Origin.BLIND, AT, (second,))
     assert [a.label.card for a in add(tmp_path / "Ada.nii.gz", place[0], store, one).added if a.label] == ["second"]
     other = Wish("dr. a", Origin.BLIND, AT, (phantom.model_copy(update={"name": "third"}),))
-    assert "not to third" in why(add(tmp_path / "Ada.nii.gz", place[0], store, other))
+    assert "no image that is known to third" in why(add(tmp_path / "Ada.nii.gz", place[0], store, other))
+    seg(tmp_path / "seg", in_order(place[1] / "Ada"))
+    assert "known to phantom, second, not to third" in why(add(tmp_path / "seg", place[0], store, other))
 
 
 def test_a_structure_set_of_millions_of_corners_is_not_read(
@@ -859,6 +862,34 @@ def test_a_structure_set_of_millions_of_corners_is_not_read(
     monkeypatch.setattr(marked, "MAX_POINTS", 700)  # two outlines of 360
     with pytest.raises(PixelError, match="more than 700 points"):
         marked.read(path.read_bytes(), pseudonyms, ())
+
+
+def test_a_training_finds_what_was_added_on_the_very_pixels_and_learns_nothing_from_accepted_answers(
+    adding: Adding, place: Place, store: Store, tmp_path: Path
+) -> None:
+    home, folder, (volumes, stills) = place
+    nifti(tmp_path / "m" / "Ada.nii.gz", LESION)
+    picture(tmp_path / "m" / "one.png", STILL.astype(np.uint8))
+    picture(tmp_path / "m" / "two.png", STILL.astype(np.uint8))
+    table(tmp_path / "m" / "t.csv", "image,pathology\none,malignant\ntwo,benign\n")
+    adding(tmp_path / "m")
+    adding(nifti(tmp_path / "Bea.nii.gz", np.roll(LESION, 1, 1)), origin=Origin.ACCEPTED_AI)
+    adding(picture(tmp_path / "two.png", np.roll(STILL, 1, 0).astype(np.uint8)), origin=Origin.EDITED_AI)
+
+    def read(card: Card) -> list[tuple[material.Item, material.Payload]]:
+        problems: list[str] = []
+        sources = material.Sources((folder,), home, material.Wanted.of(store, card))
+        found = list(material.read(card, sources, problems))
+        assert problems == []
+        return found
+
+    ((item, case),) = read(volumes)
+    assert np.array_equal(case.mask, LESION)
+    assert item.blind
+    one, two = sorted(read(stills), key=lambda pair: not pair[0].blind)
+    assert np.array_equal(one[1].mask, STILL)
+    assert np.array_equal(two[1].mask, np.roll(STILL, 1, 0))
+    assert [(pair[0].blind, pair[1].positive) for pair in (one, two)] == [(True, True), (False, False)]  # type: ignore[union-attr]
 
 
 # What people type
@@ -875,7 +906,7 @@ def test_the_commands_speak_to_people_and_to_programs(ready: Place, tmp_path: Pa
     words = ("labels", "add", "m", "--by", "dr. a", "--origin", "blind", "--card", "toy.yaml", *home)
     added = medrec(*words, cwd=tmp_path)
     assert added.returncode == 1
-    assert "refused: three.png: no known image goes by its name" in added.stderr
+    assert "refused: three.png: no image that is known to toy goes by its name" in added.stderr
     assert "1 labels added, 0 in force already, 1 refused" in added.stderr
     again = json.loads(medrec(*words, "--json", cwd=tmp_path).stdout)
     assert (again["added"], again["already"], len(again["refused"])) == ([], 1, 1)

@@ -1,5 +1,6 @@
 """Retraining cannot fool itself: nobody is on both sides, a kill costs nothing, a worse model is not promoted."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -444,3 +445,33 @@ def test_without_images_or_labels_nothing_starts(home: Home, tmp_path: Path) -> 
         retrain(home, write(tmp_path), tmp_path / "empty")
     with pytest.raises(ConfigError, match="--input"):
         retrain(home, write(tmp_path))
+
+
+def test_a_bundle_comes_in_by_its_approved_digest_and_is_promoted_only_through_the_gate(
+    first: tuple[Home, Path, Outcome],
+    taught: tuple[Home, Path, list[Shot]],
+    tmp_path: Path,
+) -> None:
+    cli, giving = CliRunner(), ["--home", str(first[0].root)]
+    file = tmp_path / "toy.zip"
+    assert cli.invoke(app, ["models", "export", first[2].card[:12], "-o", str(file), *giving]).exit_code == 0
+    home = Home(tmp_path / "home")
+    shutil.copytree(taught[0].root, home.root)
+    words = ["--by", "dr. b", "--reason", "from the other hospital", "--home", str(home.root)]
+    refused = cli.invoke(app, ["models", "import", str(file), *words])
+    assert isinstance(refused.exception, ConfigError)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert digest in str(refused.exception)
+    own = tmp_path / "config"
+    own.mkdir()
+    settings = yaml.safe_load((config.packaged_configs() / "medrec.yaml").read_text()) | {"bundles": [digest]}
+    (own / "medrec.yaml").write_text(yaml.safe_dump(settings))
+    done = cli.invoke(app, ["models", "import", str(file), *words, "--config", str(own)])
+    assert done.exit_code == 0, done.exception
+    early = cli.invoke(app, ["models", "promote", first[2].card[:12], *words])
+    assert isinstance(early.exception, DataError)
+    asked = ["models", "evaluate", first[2].card[:12], "--by", "dr. b", "--input", str(taught[1]), *words[4:]]
+    assert cli.invoke(app, asked).exit_code == 0
+    with Store.open(home.store_url) as store:
+        (version,) = [v for v in Registry(home, store).versions() if v.name == "toy"]
+    assert version.state == "eligible"  # the same key gives the same locked patients, whom the model never saw

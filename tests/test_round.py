@@ -196,8 +196,10 @@ def test_a_configuration_that_names_nobody_is_refused_with_all_its_mistakes(tmp_
 
 def test_the_configuration_that_readme_shows_is_one(tmp_path: Path) -> None:
     readme = (Path(__file__).parent.parent / "README.md").read_text()
-    (tmp_path / "medrec.yaml").write_text(readme.split("```yaml\n")[1].split("```")[0])
-    settings = config.load(tmp_path).settings
+    (tmp_path / "medrec.yaml").write_text("#" + readme.split("```yaml\n# medrec.yaml")[1].split("```")[0])
+    loaded = config.load(tmp_path)
+    assert config.unaccepted(loaded) == []
+    settings = loaded.settings
     assert [d.release for d in settings.destinations] == ["after_review"]
     assert settings.intake is not None
     assert settings.intake.pull is not None

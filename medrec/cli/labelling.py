@@ -164,11 +164,13 @@ def _origin(text: str) -> "Origin | None":
 @contextmanager
 def _labelling(place: "Home") -> "Iterator[Store]":
     """The store, while nobody is taken away or renamed."""
-    from medrec import privacy
     from medrec.store import Store
 
     with place.lock("labelling"), Store.open(place.store_url) as store:
-        privacy.settle(place, store)
+        if store.latest("key rotated") is not None:
+            from medrec import privacy  # and MLflow, which takes a second
+
+            privacy.settle(place, store)
         yield store
 
 

@@ -84,7 +84,7 @@ class _Adding:
         self._folder = path if path.is_dir() else path.parent
         self._pseudonyms = Pseudonyms.load(home.key)
         self._cards = {card.name: card for card in wish.cards}
-        self._images = Images(store.known(), self._pseudonyms)
+        self._images = Images(store.known(), self._cards, self._pseudonyms)
         self._sides = store.sides()
         self._table = read_table(wish.table) if wish.table is not None else []
         self._done = Added()

@@ -8,7 +8,6 @@ decided by likeness.
 import csv
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from medrec.dicom import Pseudonyms
@@ -34,17 +33,24 @@ MAX_TABLE_BYTES = 2**27
 Row = Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
 class Images:
-    """The images that may be labelled, and the key that names them."""
+    """The images that may be labelled for some cards, by every name that they go by."""
 
-    known: tuple[Known, ...]
-    pseudonyms: Pseudonyms
+    def __init__(self, known: Sequence[Known], cards: Iterable[str], pseudonyms: Pseudonyms) -> None:
+        """`known` may hold more: what an object refers to is found among all, what is called by a name is not."""
+        self._cards = frozenset(cards)
+        self._pseudonyms = pseudonyms
+        self._by: dict[tuple[str, str], list[Known]] = {}
+        for one in known:
+            named = {("study", one.study), ("series", one.series), ("patient", one.patient)}
+            named |= {("instance", _bare(i)) for i in one.instances} | {("called", name) for name in one.names}
+            for name in named:
+                self._by.setdefault(name, []).append(one)
 
     def of_marked(self, marked: Marked) -> Known:
         """The image that an object refers to. Raises DataError when it is unknown, or another patient's."""
-        series = {k.image: k for k in self.known if k.series in marked.series}
-        drawn_on = {k.image: k for k in self.known if marked.instances & {_bare(i) for i in k.instances}}
+        series = {k.image: k for name in marked.series for k in self._by.get(("series", name), ())}
+        drawn_on = {k.image: k for name in marked.instances for k in self._by.get(("instance", _bare(name)), ())}
         # A picture is one image of its series: the series alone does not say which.
         found = drawn_on or {name: k for name, k in series.items() if k.affine is not None}
         if not found:
@@ -73,8 +79,9 @@ class Images:
             fitting = narrower or ([] if name.isdigit() and parent == parents[0] else fitting)
         if not fitting:
             raise DataError(
-                "no known image goes by its name: ingest its study first, or name the file (or the folder of a file "
-                "called mask) after its patient, study, series, image or their folder, or name a --table"
+                f"no image that is known to {', '.join(sorted(self._cards))} goes by its name: ingest its study first, "
+                "or name the file (or the folder of a file called mask) after its patient, study, series, image or "
+                "their folder, or name a --table"
             )
         return self._only(fitting, "its name")
 
@@ -85,28 +92,27 @@ class Images:
             raise DataError("none of the columns that say of what it is filled in")
         while True:
             first, value = keys.pop(0)
-            found = [k for k in self.known if self._is(k, first, value)]
+            found = self._of(first, value)
             if found or not keys or KEYS[first] != "called":  # a name may be the table's own; an identifier is not
                 break
         for name, value in keys:
-            if KEYS[name] in ("series", "study") and any(not self._is(k, name, value) for k in found):
+            there = {k.image for k in self._of(name, value)}
+            if KEYS[name] in ("series", "study") and not there.issuperset(k.image for k in found):
                 raise DataError(f"its {name} is not that of the image that its {first} names")
         return found
 
-    def _is(self, known: Known, column: str, value: str) -> bool:
-        of, kind = self.pseudonyms.of, KEYS[column]
-        if kind == "patient":
-            return known.patient == of("patient", "", value)
-        if kind == "called":
-            return of("called", value) in known.names
-        name = of(kind, value)
-        return name in ({_bare(i) for i in known.instances} if kind == "instance" else (getattr(known, kind),))
+    def _of(self, column: str, value: str) -> list[Known]:
+        """Every image of which a column of a table would say this."""
+        kind = KEYS[column]
+        issuer = ("",) if kind == "patient" else ()
+        found = self._by.get((kind, self._pseudonyms.of(kind, *issuer, value)), ())
+        return [k for k in found if self._cards & set(k.cards)]
 
     def _called(self, names: Iterable[str]) -> list[Known]:
         """Every image that goes by one of these names: of its file, a folder, or one of its identifiers."""
         columns = ("sop_instance_uid", "series_instance_uid", "study_instance_uid", "patient_id", "image")
         wanted = [(column, name) for name in dict.fromkeys(names) if name for column in columns]
-        return [k for k in self.known if any(self._is(k, column, name) for column, name in wanted)]
+        return list({k.image: k for column, name in wanted for k in self._of(column, name)}.values())
 
     @staticmethod
     def _only(found: Sequence[Known], what: str) -> Known:
@@ -114,7 +120,8 @@ class Images:
             raise DataError(f"{what} fits no known image: ingest its study first")
         if len(found) > 1:
             raise DataError(
-                f"{what} fits {len(found)} known images: name it after the study, series or image, or name a --table"
+                f"{what} fits {len(found)} known images: name it after the study, series or image, name a --table, or "
+                "say with --card which it is for"
             )
         return found[0]
 
