@@ -1,8 +1,8 @@
-"""The only place that knows Prefect: thin flows over `medrec.night`.
+"""The only place that knows Prefect: thin flows over `medrec.night` and `medrec.retraining`.
 
-Importing this package does not import Prefect; `run_nightly` first tells it, through its environment, to keep
-everything in the home, to call nobody and to keep quiet on the console. A night that finds nothing new to do never
-starts it.
+Importing this package does not import Prefect; `run_nightly` and `run_retrain` first tell it, through its environment,
+to keep everything in the home, to call nobody and to keep quiet on the console. A night that finds nothing new to do
+never starts it.
 """
 
 import atexit
@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from types import FrameType
 
 from flows.server import Server
-from medrec import notices
+from medrec import notices, retraining
 from medrec.errors import MedrecError
 from medrec.home import Home
 from medrec.night import Night, Request, Summary
@@ -45,6 +45,14 @@ def run_nightly(request: Request, progress: Progress) -> Summary:
     if untold := notices.send(settings.notify, summary.batch, told):
         summary = replace(summary, warnings=(*summary.warnings, untold))
     return summary
+
+
+def run_retrain(request: retraining.Request, progress: Progress, tell: Callable[[str], None]) -> retraining.Outcome:
+    """Run one retraining as a Prefect flow; `tell` hears each line of its outcome when it is known."""
+    request.home.create()
+    from flows.retrain import run
+
+    return run(request, lambda: embedded(request.home), progress, tell)
 
 
 def _night(night: Night, request: Request, progress: Progress) -> Summary:

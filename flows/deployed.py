@@ -17,17 +17,20 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from flows import run_nightly
+from flows import run_nightly, run_retrain
 from flows.sharded import shard
 from medrec import backfill as backfilling
+from medrec import config as configurations
+from medrec import retraining
 from medrec.cli.nights import request_of
-from medrec.config import Settings
+from medrec.config import Configuration, Settings
 from medrec.errors import AlreadyRunningError, MedrecError
 from medrec.home import Home
 from medrec.night import Request, Summary
-from medrec.schedule import Schedule
+from medrec.schedule import Retraining, Schedule
 from medrec.store import Store
 
+BY = "schedule"  # who asked for a retraining that nobody asked for by hand
 PATIENCE_S = 900.0  # a backfill that is told to make room still finishes the studies in hand
 
 
@@ -36,7 +39,7 @@ class Deployment:
     """A flow that Prefect knows; `schedule` says by which of the settings it starts by itself, None is never."""
 
     flow: "Flow[..., Any]"
-    schedule: Callable[[Settings], Schedule | None]
+    schedule: Callable[[Settings], Schedule | Retraining | None]
 
 
 def home() -> Home:
@@ -80,8 +83,31 @@ def backfill(since: str, model: str | None = None, limit: int | None = None) -> 
         return Failed(message=str(error))
 
 
+@flow(name="retraining", validate_parameters=False)
+def retrain() -> "State[None]":
+    """A challenger of every model that the configuration names and that has enough new labels."""
+    try:
+        configuration = configurations.load(configuration_folder())
+        wanted = configuration.settings.retraining
+        if wanted is None:
+            return Completed(message="medrec.yaml names no retraining")
+        came = [_retrained(name, wanted.new_labels, configuration) for name in wanted.models]
+        return Completed(message="; ".join(came))
+    except AlreadyRunningError:
+        return Completed(message="another retraining is at it")
+    except MedrecError as error:
+        return Failed(message=str(error))
+
+
+def _retrained(name: str, new_labels: int, configuration: Configuration) -> str:
+    request = retraining.Request(name, home(), configuration, BY, if_new_labels=new_labels)
+    outcome = run_retrain(request, lambda *_: None, lambda line: None)
+    return f"{name}: {outcome.status}"
+
+
 DEPLOYMENTS: dict[str, Deployment] = {
     "nightly": Deployment(night, lambda settings: settings.schedule),
+    "retrain": Deployment(retrain, lambda settings: settings.retraining),
     "backfill": Deployment(backfill, lambda settings: None),
     "shard": Deployment(shard, lambda settings: None),
 }

@@ -7,11 +7,12 @@ gives them a place in the patient (`conversion` writes that as NIfTI); `plausibi
 runs the networks; `findings` measures what they mark; `report` states facts and a careful verdict; `outputs` writes
 them, `objects` for the study's own archive; `audit` seals digests of everything; `store` keeps studies, cases and the
 ledger; `tracking` copies to MLflow what `shown` words. `pipeline` leads one study through all of them and `writing`
-puts it on the `disk`, `home` and `config` say where and how, `cli` is what people type. `learning` makes the weights.
-`sources` bring studies and `dispatch` returns results, over the `network` to `peers`. Around them: `events` says what
-may be written into the ledger, `delivery` empties the outbox, `mirror` holds MLflow against it, `verification`,
-`replay`, `story` and `bundle` are for auditors, `privacy` for patients, `keeping` for operators; `burned` covers text
-in pixels.
+puts it on the `disk`, `home` and `config` say where and how, `cli` is what people type. `learning` makes the weights:
+`retraining` leads labels and the draft of a card (`drafts`) to a version that its `gate` lets pass, `registry` says
+which is in force. `sources` bring studies and `dispatch` returns results, over the `network` to `peers`. Around them:
+`events` says what may be written into the ledger, `delivery` empties the outbox, `mirror` holds MLflow against it,
+`verification`, `replay`, `story` and `bundle` are for auditors, `privacy` for patients, `keeping` for operators;
+`burned` covers text in pixels.
 Prefect lives in the package `flows`, beside this one.
 """
 

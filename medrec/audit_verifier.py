@@ -66,16 +66,24 @@ def _files(bundle: Path, bodies: list[dict]) -> list[str]:  # type: ignore[type-
     for case, files in latest.items():
         for name, digest in sorted(files.items()):
             path = bundle / "files" / name
-            if not path.is_file():
+            if not path.exists():
                 # What goes back to the patient's study carries a name, and is never in a bundle.
                 problems += (
                     []
                     if name in excused or name.startswith("outbox/")
                     else [f"{name} of case {case}: it is not in the bundle"]
                 )
-            elif hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            elif _digest(path) != digest:
                 problems.append(f"{name} of case {case}: its bytes are not those that were recorded")
     return problems
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file; of a folder that of a list of its files."""
+    if not path.is_dir():
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    lines = [f"{_digest(inside)} {inside.name}\n" for inside in sorted(path.iterdir())]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def main() -> int:

@@ -47,7 +47,9 @@ def export(home: Home, store: Store, folder: Path, anchors: Path | None = None) 
         for path in sorted(paths):
             if path.startswith("outbox/"):  # under the patient's name: these stay in the home
                 continue
-            if (home.root / path).is_file():  # erased, pruned, or for verify.py to name
+            if (home.root / path).is_dir():  # masks of single images
+                shutil.copytree(home.root / path, folder / "files" / path)
+            elif (home.root / path).is_file():  # erased, pruned, or for verify.py to name
                 (folder / "files" / path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(home.root / path, folder / "files" / path)
         if anchors is not None:

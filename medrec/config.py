@@ -15,12 +15,16 @@ import yaml
 from pydantic import Field, ValidationError
 
 from medrec.errors import ConfigError
+from medrec.fields import Sha256, mistakes
 from medrec.peers import Destination, Intake, Peer, unknown_peers
+from medrec.pictures import Card, PictureCard
 from medrec.prediction import Frozen, ModelCard, Name
-from medrec.schedule import Backfill, Notify, Schedule, Workers
+from medrec.schedule import Backfill, Notify, Retraining, Schedule, Workers
 
 PACKAGE = Path(__file__).parent
 PACKAGED_WEIGHTS = PACKAGE / "models" / "weights"
+
+FREE_LICENCES = ("Apache-2.0", "BSD-3-Clause", "CC0-1.0", "MIT")
 
 Loaded = TypeVar("Loaded", bound=Frozen)
 
@@ -41,12 +45,18 @@ class Settings(Frozen):
 
     # An empty list means every card that is there.
     models: tuple[Name, ...] = ()
+    # Licences of weights whose terms are accepted, by name, beside FREE_LICENCES, which ask nothing of who uses them.
+    accept_licences: tuple[str, ...] = ()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=0, le=256)] = 0
     retention: Retention = Retention()
     # Where each night leaves the ledger's signed head, best on a medium that can be written once, and the private key.
     anchors: Path | None = None
     anchor_key: Path | None = None
+    # Whether a model that passed its gate is put in force at once, or waits for `medrec models promote`.
+    promote: Literal["by hand", "automatic"] = "by hand"
+    # SHA-256 of the MONAI bundles that `medrec models import` may take in.
+    bundles: tuple[Sha256, ...] = ()
     # A study whose newest file is younger may still be arriving: it waits for the next night.
     quiet_minutes: Annotated[float, Field(ge=0, le=1440)] = 0
     experiment: Annotated[str, Field(pattern=r"^[\w .-]{1,60}$")] = "medrec"
@@ -56,6 +66,7 @@ class Settings(Frozen):
     destinations: tuple[Destination, ...] = ()
     # When medrec serve begins nights; who is told when one goes wrong; how much a backfill may do at once.
     schedule: Schedule | None = None
+    retraining: Retraining | None = None
     notify: Notify = Notify()
     backfill: Backfill = Backfill()
     workers: Workers = Workers()
@@ -67,7 +78,7 @@ class Settings(Frozen):
 class CardFiles:
     """A card and where the weights that it pins lie, by their file name."""
 
-    card: ModelCard
+    card: Card
     weights: Mapping[str, Path]
 
 
@@ -86,6 +97,27 @@ class Configuration:
             "cards": sorted(c.card.digest for c in self.cards),
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def licence_name(licence: str) -> str:
+    """The name of a card's licence, without what stands behind it in brackets."""
+    return licence.partition(" (")[0].strip()
+
+
+def unaccepted_licence(card: str, licence: str, settings: Settings) -> str:
+    """Why weights under these terms may not be used, and what to write; "" where the settings accept them."""
+    if licence_name(licence) in (*FREE_LICENCES, *settings.accept_licences):
+        return ""
+    return (
+        f"medrec.yaml: the weights of {card} are under {licence}, which this configuration does not "
+        f'accept: write accept_licences: ["{licence_name(licence)}"], or leave the card out by models: [...]'
+    )
+
+
+def unaccepted(configuration: Configuration) -> list[str]:
+    """Each card whose terms nobody accepted, and what to write: for whoever is about to run its networks."""
+    found = (unaccepted_licence(c.card.name, c.card.licence, configuration.settings) for c in configuration.cards)
+    return [why for why in found if why]
 
 
 def packaged_configs() -> Path:
@@ -113,7 +145,7 @@ def load(own: Path | None = None) -> Configuration:
     cards: list[CardFiles] = []
     for relative, path in sorted(files.items()):
         if relative.parent == Path("models"):
-            card = _read(path, ModelCard, problems)
+            card = _read_card(path, problems)
             if card is not None:
                 cards.append(CardFiles(card, _weights(card, path, problems)))
     names = [c.card.name for c in cards]
@@ -129,14 +161,22 @@ def load(own: Path | None = None) -> Configuration:
     return Configuration(settings, tuple(c for c in cards if c.card.name in wanted))
 
 
+def _read_card(path: Path, problems: list[str]) -> Card | None:
+    """A card of either kind: one of pictures asks for an `input`, one of volumes for `inputs`."""
+    try:
+        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except Exception:  # said below
+        content = None
+    of_pictures = isinstance(content, dict) and "input" in content
+    return _read(path, PictureCard, problems) if of_pictures else _read(path, ModelCard, problems)
+
+
 def _read(path: Path, kind: type[Loaded], problems: list[str]) -> Loaded | None:
     try:
         content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
         return kind.model_validate(content if content is not None else {})
     except ValidationError as error:
-        for mistake in error.errors():
-            field = ".".join(str(part) for part in mistake["loc"]) or "the whole file"
-            problems.append(f"{path.name}: {field}: {mistake['msg']}")
+        problems += [f"{path.name}: {mistake}" for mistake in mistakes(error)]
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}" if mark is not None else "the whole file"
@@ -146,7 +186,7 @@ def _read(path: Path, kind: type[Loaded], problems: list[str]) -> Loaded | None:
     return None
 
 
-def _weights(card: ModelCard, source: Path, problems: list[str]) -> dict[str, Path]:
+def _weights(card: Card, source: Path, problems: list[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for field, part in card.networks.items():
         beside = source.parent / part.weights

@@ -8,19 +8,24 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
+from medrec.audit import AuditRecord
 from medrec.config import CardFiles
-from medrec.errors import WorldError
+from medrec.errors import WeightsError, WorldError
+from medrec.home import Home
+from medrec.registry import Registry
 from medrec.report import Status
-from medrec.shown import HEAD, inert
+from medrec.shown import CHAMPION, HEAD, inert
 from medrec.store import CaseRow, Store
 from medrec.tracking import Delivery, Tracker
 
 # Longer than MLflow ever takes for one report; a worker that died keeps an entry from other homes for as long.
 LEASE = timedelta(minutes=10)
 SHOWN = 200  # cases in a night's description
+REGISTERED, TRAINING, VERSIONS = "models registered", "training delivered", ("model trained", "model imported")
 
 
 def deliver_cases(store: Store, tracker: Tracker) -> bool:
@@ -60,23 +65,85 @@ def deliver_batches(store: Store, tracker: Tracker) -> None:
         store.append("batch delivered", _iso(datetime.now(UTC)), told)
 
 
+def begin(store: Store, tracker: Tracker) -> int:
+    """Let an MLflow that holds nothing of this home get everything again; returns how many reports wait for it."""
+    return store.requeue("mlflow", _iso(datetime.now(UTC))) if tracker.fresh else 0
+
+
 def register_models(store: Store, tracker: Tracker, models: Iterable[CardFiles]) -> None:
-    """Register cards with their weights in MLflow; what is new there, or filled anew, is in the ledger.
+    """Register the cards that are in force in MLflow; what is new there, or in force since, is in the ledger.
 
     Raises WorldError when MLflow cannot take one.
     """
     done = [tracker.register(model) for model in models]
-    known = {
-        (entry["card"], entry["version"])
-        for model in done
-        for _, record in store.about(f"card {model.card}")
-        if record.kind == "models registered"
-        for entry in record.facts["models"]  # type: ignore[attr-defined]
-    }
-    new = [m for m in done if tracker.fresh or (m.card, m.version) not in known]
+    known: dict[tuple[str, str], dict[str, Any]] = {}
+    champions: dict[str, str] = {}
+    for _, record in store.of_kinds(REGISTERED):
+        if record.facts["fresh"]:
+            known, champions = {}, {}
+        known |= {(m["card"], m["version"]): m for m in _models(record)}
+        champions |= {m["name"]: m["version"] for m in _models(record) if CHAMPION in m["aliases"]}
+    if tracker.fresh:
+        known, champions = {}, {}
+    new = []
+    for model in done:
+        before = known.get((model.card, model.version))
+        if before is None:
+            new.append(model.facts())
+        elif champions.get(model.name) != model.version:  # only the alias is ours to tell anew
+            new.append({**before, "aliases": list(model.aliases)})
     if new:
-        facts = {"cards": [m.card for m in new], "models": [m.facts() for m in new], "fresh": tracker.fresh}
-        store.append("models registered", _iso(datetime.now(UTC)), facts)
+        _registered(store, tracker, new)
+
+
+def deliver_training(store: Store, tracker: Tracker, model: CardFiles, home: Home) -> str:
+    """Show a trained or imported version in MLflow as it is now; returns the run. Raises WorldError."""
+    card = model.card
+    records = [r for _, r in store.about(f"card {card.digest}")]
+    facts = {k: str(v) for r in records if r.kind in VERSIONS for k, v in r.facts.items()}
+    folder = home.version(card.name, card.digest)
+    run, registered = tracker.log_training(model, folder, facts | {"status": _status(records)})
+    where: dict[str, object] = {"card": card.digest, "to": "mlflow", "what": [run.run_id], "name": run.name}
+    told = where | {"shown": run.told(), "files": tracker.artifacts(run)}
+    if told != next((r.facts for r in reversed(records) if r.kind == TRAINING), None):
+        _registered(store, tracker, [registered.facts()])
+        store.append(TRAINING, _iso(datetime.now(UTC)), told)
+    return run.run_id
+
+
+def deliver_trainings(store: Store, tracker: Tracker, home: Home) -> None:
+    """Show every trained or imported version that MLflow lacks. Raises WorldError when it cannot take one."""
+    shown: set[str] = set()
+    wanted: dict[str, str] = {}
+    for _, record in store.of_kinds(REGISTERED, TRAINING, *VERSIONS):
+        if record.kind in VERSIONS:
+            wanted[str(record.facts["card"])] = str(record.facts.get("model"))
+        elif record.kind == TRAINING:
+            shown.add(str(record.facts["card"]))
+        elif record.facts["fresh"]:
+            shown.clear()
+    registry = Registry(home, store)
+    for digest in wanted.keys() - shown:
+        with suppress(WeightsError):  # its files are gone: `audit verify` says so
+            kept = registry.load(wanted[digest], digest)
+            deliver_training(store, tracker, CardFiles(kept.card, kept.weights), home)
+
+
+def _registered(store: Store, tracker: Tracker, models: list[dict[str, object]]) -> None:
+    facts = {"cards": [m["card"] for m in models], "models": models, "fresh": tracker.fresh}
+    store.append(REGISTERED, _iso(datetime.now(UTC)), facts)
+    tracker.fresh = False
+
+
+def _models(record: AuditRecord) -> list[dict[str, Any]]:
+    return cast(list[dict[str, Any]], record.facts["models"])
+
+
+def _status(records: list[AuditRecord]) -> str:
+    kinds = {r.kind for r in records}
+    if "model evaluated" not in kinds:
+        return "not evaluated"
+    return "eligible" if "model eligible" in kinds else "not eligible"
 
 
 def outcome(summary: Mapping[str, Any]) -> str:

@@ -32,10 +32,15 @@ SUPERSEDED = "case superseded"
 ERASED = "patient erased"
 # facts["files"] were taken away by a rule of retention.
 PRUNED = "files pruned"
+# facts["patients"] by side: who was locked, who is learnt from, who stands apart. Each is the word PATIENT keyed with
+# the patient's salt: the same after a rotation, and nobody's once the salt is forgotten.
+DIVIDED, PATIENT = "patients divided", "patient"
+# facts["label"] was given to an image of facts["study"] (keyed); `what` is "mask" or "class", `origin` how it was made.
+LABEL = "label"
 # facts["summary"] is the digest of a night's summary, which changes when a patient is erased or the key is rotated.
 NIGHT_FINISHED, NIGHT_REWRITTEN = "night finished", "night rewritten"
 # Only the store's own transactions write these, together with the rows that they are about.
-WITH_ROWS = CASE_KINDS | {SUPERSEDED, ERASED, NIGHT_FINISHED, NIGHT_REWRITTEN}
+WITH_ROWS = CASE_KINDS | {SUPERSEDED, ERASED, LABEL, NIGHT_FINISHED, NIGHT_REWRITTEN}
 
 # What a fact is called as a subject, where that is another word.
 NOUNS = {"cases": "case", "by": "case", "cards": "card", "batches": "batch", "same_case": "case"}
@@ -66,16 +71,27 @@ KINDS: Mapping[str, Kind] = {
     "batch delivered": Kind(("batch", "to", "what", "tags", "head"), ("batch",)),
     # `report` is the SHA-256 of the report that was read.
     "review": Kind(("case", "report", "by", "decision"), ("case",), after=_ANALYSED, never_after=_GONE),
-    "label": Kind(("study", "label", "by"), ("study",)),
+    LABEL: Kind(("study", "label", "by", "origin", "card", "what", "content", "source"), ("label", "study")),
+    # `model` is a card's name.
+    DIVIDED: Kind(("model", "patients", "by"), ("model",)),
+    "gate declared": Kind(("model", "gate", "by"), ("model",)),
     # `models` are the versions in MLflow with their files; `fresh` says that it held none of ours before.
     "models registered": Kind(("cards", "models", "fresh"), ("cards",)),
-    # `card` is the digest of the model's card.
+    # A trained or imported version's run there; `shown` and `files` are digests of what it shows, by name.
+    "training delivered": Kind(
+        ("card", "to", "what", "name", "shown", "files"), ("card",), frozenset({"model trained", "model imported"})
+    ),
+    # `card` is the digest of the model's card. A model that came as a bundle was not trained here.
     "model trained": Kind(("card", "weights"), ("card",)),
+    "model imported": Kind(("card", "weights", "bundle", "by"), ("card",)),
+    # Noted before the answer is known: `use` is its number, `alpha` what it spends.
+    "test set used": Kind(("model", "card", "patients", "use", "alpha", "by"), ("model",)),
     "model evaluated": Kind(("card", "evaluation"), ("card",)),
     "model eligible": Kind(("card", "evaluation"), ("card",), after=frozenset({"model evaluated"})),
     "model promoted": Kind(
         ("card", "by"), ("card",), after=frozenset({"model eligible"}), never_after=frozenset({"model disabled"})
     ),
+    # `card` goes; the record also says `to` which one comes back in its place, and `why`.
     "model rolled back": Kind(("card", "by"), ("card",), after=frozenset({"model promoted"})),
     "model disabled": Kind(("card", "by", "why"), ("card",)),
     "configuration changed": Kind(("configuration",), ("configuration",)),

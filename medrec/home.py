@@ -2,10 +2,13 @@
 
 Layout: medrec.db (the truth), mlflow.db and mlartifacts/ (the searchable copy), prefect/, reports/<case>/,
 outbox/<case>/ (what goes back to the archive, under the patient's name), batches/, kept/ (weights, cards and
-environments by digest), index/ (what was found in files that have not changed since), key (of the pseudonyms, 0600),
-renamed (their first names, encrypted), worker (which home this is). All below 0700.
+environments by digest), labels/ (masks that people made, by digest), models/ (trained cards with their weights and
+pages, by digest), training/ (what is not finished yet), index/ (what was found in files that have not changed since),
+inputs (the folders that images came from), key (of the pseudonyms, 0600), renamed (their first names, encrypted),
+worker (which home this is). All below 0700.
 """
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -24,6 +27,18 @@ DRAFTS = (".draft-*", ".*.draft", ".key.*", ".mlflow-*", ".*.shared", ".*.second
 RETURNED_AS = ("accepted", "matched", "rejected")
 
 
+def sha256_of(path: Path) -> str:
+    """Digest of a file; of a folder one for the names and contents of all its files, whatever their order.
+
+    Raises OSError.
+    """
+    if not path.is_dir():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    lines = [f"{sha256_of(inside)} {inside.name}\n" for inside in sorted(path.iterdir())]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
 class Home:
     """Paths below one home; creating it is the only thing that touches the disk here."""
 
@@ -33,6 +48,9 @@ class Home:
         self.outbox = self.root / "outbox"
         self.batches = self.root / "batches"
         self.kept = self.root / "kept"
+        self.labels = self.root / "labels"
+        self.models = self.root / "models"
+        self.training = self.root / "training"
         self.index = self.root / "index"
         self.key = self.root / "key"
         self.renamed = self.root / "renamed"
@@ -59,6 +77,24 @@ class Home:
             path.chmod(0o600)
         return path.read_text().strip()
 
+    def version(self, name: str, digest: str) -> Path:
+        """Where a version of a model that was trained or imported here lies: card, weights, evaluation, page."""
+        return self.models / name / digest
+
+    def remember_input(self, folder: Path) -> None:
+        """Note a folder that images come from, so that a training finds them again."""
+        known = self.inputs()
+        if (place := folder.expanduser().absolute()) not in known:
+            path = self.root / "inputs"
+            path.write_text("".join(f"{p}\n" for p in (*known, place)))
+            path.chmod(0o600)
+
+    def inputs(self) -> tuple[Path, ...]:
+        """The folders that images came from, as far as they are there."""
+        path = self.root / "inputs"
+        lines = path.read_text().splitlines() if path.is_file() else []
+        return tuple(p for line in lines if (p := Path(line)).is_dir())
+
     def returned(self, case: str) -> tuple[Path, ...]:
         """The folders that hold what a case gives back to the archive: as written, rewritten, and its rejection."""
         return tuple(self.outbox / name for name in (case, *(f"{case}-{how}" for how in RETURNED_AS)))
@@ -78,8 +114,8 @@ class Home:
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.root.chmod(0o700)
-            folders = (self.reports, self.outbox, self.batches, self.kept, self.index, self.prefect)
-            for folder in (*folders, self.mlflow_artifacts):
+            folders = (self.reports, self.outbox, self.batches, self.kept, self.labels, self.index, self.prefect)
+            for folder in (*folders, self.models, self.training, self.mlflow_artifacts):
                 folder.mkdir(exist_ok=True, mode=0o700)
         except OSError as error:
             raise WorldError(f"the home {self.root} cannot be made: {os.strerror(error.errno or 0)}") from error
@@ -129,17 +165,23 @@ class Home:
         return False
 
     @contextmanager
-    def lock(self, patience_s: float = 1.0) -> Iterator[None]:
-        """Hold the home for one night; the operating system frees it when the process dies.
+    def lock(self, work: str = "night", patience_s: float = 1.0) -> Iterator[None]:
+        """Hold the home for one night, or other work; the operating system frees it when the process dies.
 
-        Raises AlreadyRunningError when another night holds it for longer than `patience_s`; looking takes moments.
+        Raises AlreadyRunningError when another holds it for longer than `patience_s`; looking takes moments.
         """
-        lock = FileLock(self.root / "night.lock", mode=0o600)
+        lock = FileLock(self.root / f"{work}.lock", mode=0o600)
         try:
             lock.acquire(timeout=patience_s)
         except Timeout:
-            raise AlreadyRunningError(f"already running: another night works on {self.root}") from None
+            raise AlreadyRunningError(f"already running: another {work} works on {self.root}") from None
         try:
             yield
         finally:
             lock.release()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the home for what takes patients away or renames them: no night, training or labelling beside it."""
+        with self.lock("labelling"), self.lock("training"), self.lock():
+            yield

@@ -24,8 +24,14 @@ from medrec.privacy import operator
 from medrec.store import Store
 
 DATABASES = ("medrec.db", "mlflow.db")
-# Locks and other processes' journals; Prefect's state is advisory and starts anew.
-LEFT_OUT = ("night.lock", "prefect", *(f"{name}{end}" for name in DATABASES for end in ("-wal", "-shm", "-journal")))
+# Locks, trainings that are not finished and other processes' journals; Prefect's state is advisory and starts anew.
+LEFT_OUT = (
+    "night.lock",
+    "training.lock",
+    "training",
+    "prefect",
+    *(f"{name}{end}" for name in DATABASES for end in ("-wal", "-shm", "-journal")),
+)
 MARK = "medrec-backup"
 
 
@@ -97,7 +103,7 @@ def upgrade(home: Home) -> Iterator[str]:
     copy = home.root.with_name(f"{home.root.name}-before-{moment}.tar")
     _plain_copy(home, copy)  # opening the store upgrades it: the copy is taken first
     yield f"kept as it was: {copy}"
-    with home.lock(), Store.open(home.store_url) as store:
+    with home.alone(), Store.open(home.store_url) as store:
         store.seal_nights(_now())
     yield "the store has this release's schema"
     problems = _problems(home)

@@ -14,12 +14,15 @@ from medrec.audit import Problem
 from medrec.shown import (
     BATCH,
     CASE,
+    CHALLENGER,
     CHAMPION,
     HEAD,
     NOTE,
+    OURS,
     PARENT,
     RECORDS,
     SUPERSEDED_BY,
+    TRAINED,
     VERSION,
     WORKER,
     Registered,
@@ -33,7 +36,6 @@ from medrec.shown import (
 from medrec.store import CaseRow
 from medrec.tracking import Tracker
 
-OURS = "medrec."
 Facts = Mapping[str, Any]
 
 
@@ -54,8 +56,8 @@ class Expected:
 
     `cases` by key; `runs` of all delivered cases, also of those whose report is spoilt; `nights` the record of each
     delivered one; `open_nights` those that it need not show yet, with whether they ended; `waiting` cases that are
-    still to be delivered; `models` what was registered, by name and version; `champions` the version that bears this
-    alias, by name.
+    still to be delivered; `models` what was registered, by name and version; `aliases` the version that bears one, by
+    name and alias; `trainings` the record of each delivered one by card, `untold` the cards whose record is to come.
     """
 
     cases: Mapping[str, Delivered] = field(default_factory=dict)
@@ -64,7 +66,9 @@ class Expected:
     open_nights: Mapping[str, bool] = field(default_factory=dict)
     waiting: frozenset[str] = frozenset()
     models: Mapping[tuple[str, str], Facts] = field(default_factory=dict)
-    champions: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    trainings: Mapping[str, Facts] = field(default_factory=dict)
+    untold: frozenset[str] = frozenset()
 
 
 def check(expected: Expected, tracker: Tracker) -> Iterator[Problem]:
@@ -88,6 +92,13 @@ def check(expected: Expected, tracker: Tracker) -> Iterator[Problem]:
             yield Problem(where, f"the run {run_id} was deleted")
         else:
             yield from (Problem(where, what) for what in _of_night(facts, run, tracker))
+    for card, facts in sorted(expected.trainings.items()):
+        where, run_id = f"MLflow run of model {card[:12]}…", str(facts["what"][0])
+        run = runs.get(run_id)
+        if run is None:
+            yield Problem(where, f"the run {run_id} was deleted")
+        else:
+            yield from (Problem(where, what) for what in _of_training(facts, run, tracker))
     yield from _strangers(expected, runs, shared=tracker.is_elsewhere())
     yield from _models(expected, versions)
 
@@ -134,6 +145,17 @@ def _of_night(facts: Facts, run: ShownRun, tracker: Tracker) -> Iterator[str]:
     yield from _files("artifact", {"batch.json": facts["summary"]}, tracker.artifacts(run))
 
 
+def _of_training(facts: Facts, run: ShownRun, tracker: Tracker) -> Iterator[str]:
+    wanted, told = facts["shown"], run.told()
+    yield from (f"its {k} was changed" for k in sorted(wanted) if told.get(k) != wanted[k])
+    yield from (f"its {k} was added" for k in sorted(told.keys() - wanted.keys()))
+    if run.name != facts["name"]:
+        yield "its name was changed"
+    if run.status != "FINISHED":
+        yield f"it is {run.status}, though all of it was delivered"
+    yield from _files("artifact", facts["files"], tracker.artifacts(run))
+
+
 def _tags(tags: Mapping[str, str], run: ShownRun, known: set[str]) -> Iterator[str]:
     yield from (f"its tag {k} was changed" for k, v in sorted(tags.items()) if run.tags.get(k) != v)
     yield from _added(tags.keys() | known, run)
@@ -164,7 +186,8 @@ def _run_of_night(batch: str, expected: Expected, runs: Mapping[str, ShownRun]) 
 
 def _strangers(expected: Expected, runs: Mapping[str, ShownRun], *, shared: bool) -> Iterator[Problem]:
     """Runs that nobody delivered; on a server that others use too, those that show something of ours."""
-    known = expected.runs | {str(f["what"][0]) for f in expected.nights.values()}
+    recorded = (*expected.nights.values(), *expected.trainings.values())
+    known = expected.runs | {str(f["what"][0]) for f in recorded}
     for run_id, run in sorted(runs.items()):
         if run_id in known or _on_its_way(run, expected):
             continue
@@ -176,7 +199,9 @@ def _strangers(expected: Expected, runs: Mapping[str, ShownRun], *, shared: bool
 
 
 def _on_its_way(run: ShownRun, expected: Expected) -> bool:
-    """Whether a run is one that is being filled, or that a killed night left."""
+    """Whether a run is one that is being filled, or that a killed night or training left."""
+    if TRAINED in run.tags:
+        return run.tags[TRAINED] in expected.untold
     if CASE in run.tags:
         return run.tags[CASE] in expected.waiting
     batch = run.tags.get(BATCH, "")
@@ -196,7 +221,9 @@ def _models(expected: Expected, versions: tuple[Registered, ...]) -> Iterator[Pr
         yield from (Problem(where, what) for what in _files("file", facts["files"], model.files))
         names = sorted(n for n in facts["tags"].keys() | model.tags.keys() if facts["tags"].get(n) != model.tags.get(n))
         yield from (Problem(where, f"its {'description' if n == NOTE else f'tag {n}'} was changed") for n in names)
-        if (CHAMPION in model.aliases) != (expected.champions.get(key[0]) == key[1]):
-            yield Problem(where, f"the alias {CHAMPION} was moved")
-    for name, version in sorted(shown.keys() - expected.models.keys() if expected.models else ()):
-        yield Problem(f"registered model {name}, version {version}", "medrec did not register it")
+        for alias in (CHAMPION, CHALLENGER):
+            if (alias in model.aliases) != (expected.aliases.get((key[0], alias)) == key[1]):
+                yield Problem(where, f"the alias {alias} was moved")
+    for key in sorted(shown.keys() - expected.models.keys() if expected.models else ()):
+        if shown[key].card not in expected.untold:
+            yield Problem(f"registered model {key[0]}, version {key[1]}", "medrec did not register it")

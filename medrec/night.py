@@ -17,17 +17,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from medrec import anchors, delivery, dispatch, pipeline, privacy, sentinels
-from medrec.config import CardFiles, Configuration
+from medrec import anchors, delivery, dispatch, pipeline, privacy, registry, sentinels
+from medrec.config import CardFiles, Configuration, unaccepted
 from medrec.dicom import Archive, Pseudonyms
 from medrec.errors import ConfigError, DataError, WeightsError, WorldError
 from medrec.home import Home
 from medrec.leases import Leases
 from medrec.pace import Begun, Pace, Visit, Window, several, slowest
+from medrec.pictures import PictureCard, PicturePredictor
 from medrec.pipeline import Finished, Planned, Setting
 from medrec.prediction import Predictor
 from medrec.report import Status
-from medrec.routing import Routed, rules_of
+from medrec.routing import Routed, RoutedPictures, rules_of
 from medrec.series import Reason, Refused, ScanFile, Skipped, Study, group
 from medrec.sources import intake
 from medrec.store import CaseRow, Store
@@ -146,7 +147,7 @@ class Night:
         self._lines: dict[str, CaseLine] = {}
         self._account = _Account()
         self._warnings: list[str] = []
-        self._predictors: dict[str, Predictor] = {}
+        self._predictors: dict[str, Predictor | PicturePredictor] = {}
         self._seen = 0
         self._mlflow_failed = False
         self._tracker: Tracker | None = None
@@ -169,7 +170,7 @@ class Night:
         return self
 
     def _hold(self, held: ExitStack) -> None:
-        held.enter_context(self._request.home.lock(self._request.patience_s))
+        held.enter_context(self._request.home.lock(patience_s=self._request.patience_s))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -178,9 +179,12 @@ class Night:
 
     def _open(self) -> None:
         request, now = self._request, datetime.now(UTC)
-        configuration = request.configuration
         self._store = Store.open(request.home.store_url)
+        configuration, self._disabled = registry.in_force(request.configuration, request.home, self._store)
+        if problems := unaccepted(configuration):
+            raise ConfigError(problems)
         self._store.start_batch(self.batch, _iso(now))
+        self._request = replace(request, configuration=configuration)
         # Who holds the home's lock is alone in it: what its night still holds, a killed one left.
         self._store.free_claims(request.home.worker)
         if not self._store.claims(_iso(now)):
@@ -215,10 +219,11 @@ class Night:
         try:
             tracker = Tracker(self._request.home, self._request.configuration.settings.experiment)
             self._store.free_leases("mlflow", tracker.worker)
-            if tracker.fresh and self._store.requeue("mlflow", _iso(now)):
+            if delivery.begin(self._store, tracker):
                 self.warn("MLflow holds nothing of this home: every report is delivered there again")
             tracker.start_batch(self.batch, _ms(now))
             delivery.register_models(self._store, tracker, self._request.configuration.cards)
+            delivery.deliver_trainings(self._store, tracker, self._request.home)
             delivery.deliver_batches(self._store, tracker)
         except WorldError as error:
             self.warn(f"{error}; reports are delivered there on a later night")
@@ -251,10 +256,11 @@ class Night:
         self._account.refuse((f for f in files if f.patient in erased), str(Reason.ERASED))
         files = [f for f in files if f.patient not in erased]
         studies = self._arrived(group(files))
-        self.planned = self._wanted(pipeline.plan(studies, self._request.configuration, self._store.salt))
+        planned = pipeline.plan(studies, self._request.configuration, self._store.salt, self._disabled)
+        self.planned = self._wanted(planned)
         self._by_case = {p.case: p for p in self.planned}
-        for planned in self.planned:
-            self._done(planned)
+        for each in self.planned:
+            self._done(each)
 
     def _wanted(self, planned: Sequence[Planned]) -> tuple[Planned, ...]:
         """What was asked for; the files of all else are left out, by name."""
@@ -317,7 +323,7 @@ class Night:
         needed = {
             p.model.card.name: p.model
             for p in self.planned
-            if p.model is not None and isinstance(p.routed, Routed) and not self.is_done(p)
+            if p.model is not None and not isinstance(p.routed, Skipped) and not self.is_done(p)
         }
         problems = []
         for name, model in sorted(needed.items()):
@@ -542,15 +548,20 @@ class Night:
             begun = _ago(visit.seconds)
             return pipeline.finish(planned, prepared, prediction, self._setting, begun, archive=self._archive)
 
-    def _predictor(self, model: CardFiles) -> Predictor:
+    def _predictor(self, model: CardFiles) -> Predictor | PicturePredictor:
         """The networks of a card, loaded once in the night."""
         if model.card.digest not in self._predictors:
-            from medrec.models import inference  # torch and MONAI take seconds: only when there is work
+            from medrec.models import inference, still  # torch and MONAI take seconds: only when there is work
 
             settings = self._request.configuration.settings
             device = inference.device_name(os.environ.get("MEDREC_DEVICE") or settings.device)
             inference.use_threads(settings.threads)
-            self._predictors[model.card.digest] = inference.load(model.card, model.weights, device)
+            card, files = model.card, model.weights
+            self._predictors[card.digest] = (
+                still.load(card, files, device)
+                if isinstance(card, PictureCard)
+                else inference.load(card, files, device)
+            )
             self._setting = replace(self._setting, device=device, threads=inference.threads())
         return self._predictors[model.card.digest]
 
@@ -578,7 +589,7 @@ class Night:
             for file in planned.routed.files:
                 if file.sha256 in refused:
                     self._account.refuse([file], refused[file.sha256])
-            if isinstance(planned.routed, Routed):
+            if isinstance(planned.routed, Routed | RoutedPictures):
                 for skipped in planned.routed.defective:
                     self._account.refuse(skipped.files, str(skipped))
         elif not (isinstance(planned.routed, Skipped) and planned.routed.reason is Reason.NO_ROUTE):

@@ -8,12 +8,14 @@ outputs are whole before the store knows of them; one poisoned study ends as a v
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import cast
 
 import numpy as np
 
-from medrec import __version__, burned, environment, findings, report, stages, writing
+from medrec import __version__, burned, environment, findings, pictured, report, stages, writing
 from medrec.audit import salted
 from medrec.config import CardFiles, Configuration
 from medrec.contrast import fluid_is_dark, proved
@@ -21,10 +23,12 @@ from medrec.dicom import Archive
 from medrec.errors import ScanError
 from medrec.home import Home
 from medrec.kinds import kinds_of
+from medrec.pictured import PreparedPictures
+from medrec.pictures import IMAGE, Card, PictureCard, PicturePrediction, PicturePredictor
 from medrec.plausibility import doubts
 from medrec.prediction import InputRule, ModelCard, Prediction, Predictor
-from medrec.report import Case, Report, SeriesUse, Status, Verdict
-from medrec.routing import Routed, covered_share, select
+from medrec.report import AnyCase, Case, ImageFacts, PictureCase, Report, SeriesUse, Status, Verdict
+from medrec.routing import Routed, RoutedPictures, covered_share, route
 from medrec.series import Reason, Refused, Series, Skipped, Study
 from medrec.store import CaseRow, Store
 from medrec.volume import Volume, midplane_left_mm, on_grid, tilt_from_axial_deg
@@ -39,7 +43,7 @@ class Planned:
     case: str
     study: Study
     model: CardFiles | None
-    routed: Routed | Skipped
+    routed: Routed | RoutedPictures | Skipped
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -65,6 +69,15 @@ class Prepared:
     refused: tuple[Refused, ...]
     defective: tuple[Skipped, ...]
 
+    @property
+    def pixels_sha256(self) -> Mapping[str, str]:
+        """Digests of the decoded inputs, by name."""
+        return {name: volume.pixels_sha256 for name, volume in self.volumes.items()}
+
+
+AnyPrepared = Prepared | PreparedPictures | Skipped
+AnyPrediction = Prediction | tuple[PicturePrediction, ...] | Skipped
+
 
 @dataclass(frozen=True, slots=True)
 class Finished:
@@ -87,32 +100,47 @@ class Setting:
 
 
 def plan(
-    studies: Iterable[Study], configuration: Configuration, salt_of: Callable[[str], str] = lambda patient: ""
+    studies: Iterable[Study],
+    configuration: Configuration,
+    salt_of: Callable[[str], str] = lambda patient: "",
+    disabled: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Planned, ...]:
     """What is to be done, in the order of the studies' pseudonyms: a case for each study and each model that fits.
 
-    Keys of cases are made with the patient's salt: when it is gone, a file no longer tells which case was its.
+    `disabled` says why a model must not be used, by the digest of its card: its studies are refused by name. Keys of
+    cases are made with the patient's salt: when it is gone, a file no longer tells which case was its.
     """
     every_card = _digest([c.card.digest for c in configuration.cards])
     planned: list[Planned] = []
     for study in studies:
-        found: list[tuple[CardFiles | None, Routed | Skipped]] = []
+        found: list[tuple[CardFiles | None, Routed | RoutedPictures | Skipped]] = []
         if len(study.patients) > 1:
             detail = f"its files name {len(study.patients)} different patients"
             found.append((None, Skipped(study.study, Reason.MIXED_PATIENTS, detail, study.files)))
         else:
-            routes = [(model, select(study, model.card)) for model in configuration.cards]
-            found += [(model, route) for model, route in routes if route is not None]
+            routes = [(model, route(study, model.card)) for model in configuration.cards]
+            found += [(model, _usable(model, fit, disabled)) for model, fit in routes if fit is not None]
         if not found:
             detail = "no series of the study fits a required input of any card"
             found.append((None, Skipped(study.study, Reason.NO_ROUTE, detail, study.files)))
-        for model, route in found:
-            inputs = sorted({f.sha256 for f in route.files})
+        for model, fit in found:
+            inputs = sorted({f.sha256 for f in fit.files})
             card = every_card if model is None else model.card.digest
             weights = "" if model is None else model.card.weights_digest
             key = salted(salt_of(_patient(study)), _digest([inputs, card, weights]))
-            planned.append(Planned(key[:KEY_DIGITS], study, model, route))
+            planned.append(Planned(key[:KEY_DIGITS], study, model, fit))
     return tuple(planned)
+
+
+def _usable(
+    model: CardFiles, route: Routed | RoutedPictures | Skipped, disabled: Mapping[str, str]
+) -> Routed | RoutedPictures | Skipped:
+    """The route, unless somebody took the model out of use: the kill switch."""
+    why = disabled.get(model.card.digest)
+    if why is None or isinstance(route, Skipped):
+        return route
+    detail = f"{model.card.name} {model.card.version}: {why}"
+    return Skipped(route.files[0].study, Reason.DISABLED, detail, route.files)
 
 
 def _patient(study: Study) -> str:
@@ -132,15 +160,18 @@ def already_done(planned: Planned, store: Store, reanalyse: bool) -> CaseRow | N
     return store.analysed(planned.study.study, planned.model.card.name, planned.inputs_sha256)
 
 
-def prepare(planned: Planned, archive: Archive) -> Prepared | Skipped:
-    """Decode the inputs and bring them onto the grid of the card's grid input.
+def prepare(planned: Planned, archive: Archive) -> AnyPrepared:
+    """Decode the inputs and bring them onto the grid of the card's grid input; single images stay as they are.
 
     Raises WorldError when a file changed or vanished since it was indexed.
     """
     if isinstance(planned.routed, Skipped):
         return planned.routed
+    if isinstance(planned.routed, RoutedPictures):
+        return pictured.prepare(planned.routed, archive)
     assert planned.model is not None
     card = planned.model.card
+    assert isinstance(card, ModelCard)
     volumes: dict[str, Volume] = {}
     refused: list[Refused] = []
     defective: list[Skipped] = []
@@ -169,18 +200,21 @@ def _proved(
     return Skipped(series.first.series, Reason.WRONG_CONTRAST, detail, series.files)
 
 
-def predict(prepared: Prepared, predictor: Predictor) -> Prediction | Skipped:
+def predict(prepared: Prepared | PreparedPictures, predictor: Predictor | PicturePredictor) -> AnyPrediction:
     """Run the card's networks; an image that is empty or cannot be placed is refused by name."""
+    if isinstance(prepared, PreparedPictures):
+        return pictured.predict(prepared, cast(PicturePredictor, predictor))
+    volumes = cast(Predictor, predictor)
     try:
-        return predictor.predict(prepared.volumes)
+        return volumes.predict(prepared.volumes)
     except ScanError as error:
-        return Skipped(predictor.card.grid, Reason.BAD_GEOMETRY, str(error), ())
+        return Skipped(volumes.card.grid, Reason.BAD_GEOMETRY, str(error), ())
 
 
 def finish(
     planned: Planned,
-    prepared: Prepared | Skipped,
-    prediction: Prediction | Skipped | None,
+    prepared: AnyPrepared,
+    prediction: AnyPrediction | None,
     setting: Setting,
     started: datetime,
     failure: str = "",
@@ -194,7 +228,7 @@ def finish(
     now = datetime.now(UTC)
     case = case_of(planned, prepared, prediction, setting, now, failure)
     digests = writing.report(case, setting.home)
-    if archive is not None and isinstance(planned.routed, Routed):
+    if archive is not None and isinstance(case, Case) and isinstance(planned.routed, Routed):
         digests |= writing.returned(case, planned.routed.inputs, archive, setting.home, setting.store)
     kept = writing.keep(planned.model, setting.home)
     row = CaseRow(
@@ -246,15 +280,19 @@ def refused_inputs(row: CaseRow, home: Home) -> dict[str, str]:
 
 def case_of(
     planned: Planned,
-    prepared: Prepared | Skipped,
-    prediction: Prediction | Skipped | None,
+    prepared: AnyPrepared,
+    prediction: AnyPrediction | None,
     setting: Setting,
     now: datetime,
     failure: str = "",
-) -> Case:
+) -> AnyCase:
     """The finished case with all that its writers need; nothing is written or stored."""
     card = planned.model.card if planned.model is not None else None
     skipped = next((p for p in (prepared, prediction) if isinstance(p, Skipped)), None)
+    if isinstance(card, PictureCard):
+        seen = prepared if isinstance(prepared, PreparedPictures) and skipped is None and not failure else None
+        said = prediction if isinstance(prediction, tuple) and seen is not None else ()
+        return _picture_case(planned, card, prepared, seen, said, setting, now, failure)
     volumes = prepared.volumes if isinstance(prepared, Prepared) and skipped is None and not failure else {}
     labels = None
     found: tuple[findings.Finding, ...] = ()
@@ -280,16 +318,8 @@ def case_of(
     if volumes and any(f.may_hold_text for series in used.values() for f in series.files):
         shown, screened = burned.screened(volumes)
     flags += screened
-    status = Status.FAILED if failure else Status.REFUSED if skipped is not None else Status.ANALYSED
-    refused = _refused(prepared) if status is Status.ANALYSED else {}
-    facts = Report(
-        case=planned.case,
-        study=planned.study.study,
-        patient=planned.patient,
-        batch=setting.batch,
-        created=now.isoformat(timespec="seconds").replace("+00:00", "Z"),
-        status=status,
-        reason=failure or (str(skipped) if skipped is not None else ""),
+    facts = replace(
+        _bare_report(planned, prepared, skipped, setting, now, failure),
         verdict=verdict,
         verdict_text=text,
         flags=flags,
@@ -299,10 +329,76 @@ def case_of(
         shape=grid.voxels.shape if grid is not None else (),
         geometry_nominal=_nominal(card, planned),
         lossy=any(f.lossy for s in used.values() for f in s.files),
+        pixels_sha256={name: volume.pixels_sha256 for name, volume in volumes.items()},
+        device=_device(prediction, setting) if labels is not None else "",
+    )
+    return Case(facts, card, shown, prediction if isinstance(prediction, Prediction) else None, labels)
+
+
+def _picture_case(
+    planned: Planned,
+    card: PictureCard,
+    prepared: AnyPrepared,
+    seen: PreparedPictures | None,
+    said: tuple[PicturePrediction, ...],
+    setting: Setting,
+    now: datetime,
+    failure: str,
+) -> PictureCase:
+    """The case of single images; `seen` are those that were analysed, None when none was."""
+    skipped = prepared if isinstance(prepared, Skipped) else None
+    bare = _bare_report(planned, prepared, skipped, setting, now, failure)
+    if seen is None:
+        return pictured.case_of(bare, card, None, ())
+    images: tuple[ImageFacts, ...] = tuple(
+        pictured.facts_of(still, answer, card) for still, answer in zip(seen.stills, said, strict=True)
+    )
+    facts = replace(
+        bare,
+        verdict=pictured.verdict(images),
+        verdict_text=report.picture_text(images, card),
+        flags=pictured.flags(seen, images, card),
+        images=images,
+        lossy=seen.lossy,
+        pixels_sha256=dict(seen.pixels_sha256),
+        device=setting.device,
+    )
+    return pictured.case_of(facts, card, seen, said)
+
+
+def _bare_report(
+    planned: Planned,
+    prepared: AnyPrepared,
+    skipped: Skipped | None,
+    setting: Setting,
+    now: datetime,
+    failure: str,
+) -> Report:
+    """What every report says, whatever was found."""
+    card = planned.model.card if planned.model is not None else None
+    status = Status.FAILED if failure else Status.REFUSED if skipped is not None else Status.ANALYSED
+    refused = _refused(prepared) if status is Status.ANALYSED else {}
+    return Report(
+        case=planned.case,
+        study=planned.study.study,
+        patient=planned.patient,
+        batch=setting.batch,
+        created=now.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        status=status,
+        reason=failure or (str(skipped) if skipped is not None else ""),
+        verdict=None,
+        verdict_text="",
+        flags=(),
+        findings=(),
+        slice_probability=(),
+        spacing_mm=(),
+        shape=(),
+        geometry_nominal=False,
+        lossy=False,
         series=_series_uses(planned, prepared),
         inputs=tuple(digest for digest in planned.inputs if digest not in refused),
         refused_inputs=refused,
-        pixels_sha256={name: volume.pixels_sha256 for name, volume in volumes.items()},
+        pixels_sha256={},
         model_name=card.name if card else "",
         model_version=card.version if card else "",
         card_sha256=card.digest if card else "",
@@ -310,9 +406,8 @@ def case_of(
         licence=card.licence if card else "",
         config_sha256=setting.configuration.sha256,
         code_version=__version__,
-        device=_device(prediction, setting) if labels is not None else "",
+        device="",
     )
-    return Case(facts, card, shown, prediction if isinstance(prediction, Prediction) else None, labels)
 
 
 def outside_card(grid: Volume, card: ModelCard, nominal: bool) -> tuple[str, ...]:
@@ -338,13 +433,13 @@ def outside_card(grid: Volume, card: ModelCard, nominal: bool) -> tuple[str, ...
     return tuple(outside)
 
 
-def incomplete(routed: Routed | Skipped, card: ModelCard) -> tuple[str, ...]:
+def incomplete(routed: Routed | RoutedPictures | Skipped, card: ModelCard) -> tuple[str, ...]:
     """In what a study tells that slices of the grid's input are missing at its ends, where they leave no gap.
 
     Compared are what the headers promise, and the head-foot extent of the other axial inputs in the same frame of
     reference.
     """
-    if isinstance(routed, Skipped):
+    if not isinstance(routed, Routed):
         return ()
     grid, told = routed.inputs[card.grid], []
     here, promised = len(grid.slices), grid.promised_slices
@@ -361,7 +456,7 @@ def incomplete(routed: Routed | Skipped, card: ModelCard) -> tuple[str, ...]:
     return tuple(told)
 
 
-def _refused(prepared: Prepared | Skipped) -> dict[str, str]:
+def _refused(prepared: AnyPrepared) -> dict[str, str]:
     """Why a file that was to be an input was not, by its digest: it is known only after decoding."""
     if isinstance(prepared, Skipped):
         return {}
@@ -381,9 +476,9 @@ def _missing_inputs(card: ModelCard, volumes: Mapping[str, Volume]) -> tuple[str
     return (f"analysed without {' and '.join(missing)}",) if missing else ()
 
 
-def _processed(routed: Routed | Skipped) -> tuple[str, ...]:
+def _processed(routed: Routed | RoutedPictures | Skipped) -> tuple[str, ...]:
     """What was done to the inputs before they came, or is odd about how they lie, by their headers."""
-    if isinstance(routed, Skipped):
+    if not isinstance(routed, Routed):
         return ()
     told = []
     for name, series in sorted(routed.inputs.items()):
@@ -396,7 +491,7 @@ def _processed(routed: Routed | Skipped) -> tuple[str, ...]:
     return tuple(told)
 
 
-def _device(prediction: Prediction | Skipped | None, setting: Setting) -> str:
+def _device(prediction: AnyPrediction | None, setting: Setting) -> str:
     """What computed a prediction; where memory ran out it says so itself."""
     return (prediction.device if isinstance(prediction, Prediction) else "") or setting.device
 
@@ -411,17 +506,20 @@ def _numbers(values: np.ndarray | None) -> tuple[float, ...]:
     return () if values is None else tuple(round(float(v), 4) for v in values)
 
 
-def _weights(card: ModelCard | None) -> dict[str, str]:
+def _weights(card: Card | None) -> dict[str, str]:
     return {} if card is None else {name: part.sha256 for name, part in card.networks.items()}
 
 
-def _series_uses(planned: Planned, prepared: Prepared | Skipped) -> tuple[SeriesUse, ...]:
+def _series_uses(planned: Planned, prepared: AnyPrepared) -> tuple[SeriesUse, ...]:
     roles: dict[str, str] = {}
     why: dict[str, str] = {}
     if isinstance(planned.routed, Routed):
         roles = {series.first.series: name for name, series in planned.routed.inputs.items()}
         why |= planned.routed.passed_over
         why |= {s.files[0].series: str(s) for s in planned.routed.defective if s.files}
+    if isinstance(planned.routed, RoutedPictures):
+        roles = {f.series: IMAGE for f in planned.routed.pictures}
+        why |= {f.series: str(s) for s in planned.routed.defective for f in s.files if f.series not in roles}
     late = [prepared] if isinstance(prepared, Skipped) else list(prepared.defective)
     for skipped in late:
         for file in skipped.files:

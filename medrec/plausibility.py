@@ -7,7 +7,7 @@ because a network that sees noise or blank slices marks nothing and would read a
 import numpy as np
 import numpy.typing as npt
 
-from medrec.volume import Volume, foreground, head_box
+from medrec.volume import HU, Volume, foreground, head_box
 
 # Over the 85 heads of the brain MR set: tissue in 24% to 59% of the voxels and in at least 83% of the slices, the
 # brightest slice at most 2.2 times the typical one, no negative value.
@@ -22,18 +22,22 @@ SLICE_IS_BLANK = 0.002  # share of tissue below which a slice counts as empty
 def doubts(volume: Volume, extent_mm: tuple[float, float] | None, nominal: bool) -> tuple[str, ...]:
     """Why a volume may not be what the networks were made for; empty where nothing is odd.
 
-    `extent_mm` is how wide and how long heads are, from the card; `nominal` is said beside every size.
+    `extent_mm` is how wide and how long heads are, from the card, None for other parts of the body; `nominal` is said
+    beside every size.
     """
     voxels, found = volume.voxels, []
+    what = "a head" if extent_mm is not None else "a body"
     if float(voxels.max()) == float(voxels.min()):
-        return ("not a picture of a head: every voxel has the same value",)
+        return (f"not a picture of {what}: every voxel has the same value",)
     negative = float((voxels < 0).mean())
-    if negative > NEGATIVE_SHARE:
+    if volume.unit == HU:
+        voxels = voxels - voxels.min()
+    elif negative > NEGATIVE_SHARE:
         found.append(f"unusual values: {negative:.0%} are negative, MR magnitudes are not")
     tissue = foreground(voxels)
     share = float(tissue.mean())
     if not TISSUE_SHARE[0] <= share <= TISSUE_SHARE[1]:
-        found.append(f"not a picture of a head: {share:.0%} of it is not air")
+        found.append(f"not a picture of {what}: {share:.0%} of it is not air")
         return tuple(found)
     found += _slices(voxels, tissue)
     found += _extent(volume, tissue, extent_mm, "mm (nominal)" if nominal else "mm")
@@ -62,7 +66,7 @@ def _slices(voxels: npt.NDArray[np.float32], tissue: npt.NDArray[np.bool_]) -> l
 def _extent(volume: Volume, tissue: npt.NDArray[np.bool_], extent_mm: tuple[float, float] | None, mm: str) -> list[str]:
     i0, i1, j0, j1 = head_box(tissue)
     if min(i1 - i0, j1 - j0) < FEWEST_PX:
-        return [f"too coarse: the head is {i1 - i0} x {j1 - j0} pixels"]
+        return [f"too coarse: what is shown is {i1 - i0} x {j1 - j0} pixels"]
     width_mm, length_mm = (i1 - i0) * volume.spacing_mm[0], (j1 - j0) * volume.spacing_mm[1]
     if extent_mm is None or extent_mm[0] <= min(width_mm, length_mm) <= max(width_mm, length_mm) <= extent_mm[1]:
         return []

@@ -6,15 +6,22 @@ Invariant: `ModelCard.digest` covers everything in a card, so that a case key th
 
 import hashlib
 import json
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from medrec.declared import EarlyStop, Gate, Robustness, Split
+from medrec.fields import Count as Count
+from medrec.fields import Frozen as Frozen
+from medrec.fields import Name as Name
+from medrec.fields import Pattern as Pattern
+from medrec.fields import Positive as Positive
+from medrec.fields import Sha256 as Sha256
+from medrec.fields import Share as Share
 from medrec.kinds import Kind
 from medrec.volume import Volume
 
@@ -32,28 +39,6 @@ RoutedField = Literal[
 ]
 
 
-def _pattern(text: str) -> str:
-    try:
-        re.compile(text)
-    except re.error as error:
-        raise ValueError(f"not a regular expression: {error}") from error
-    return text
-
-
-Pattern = Annotated[str, AfterValidator(_pattern)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
-Share = Annotated[float, Field(gt=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(gt=0)]
-
-
-class Frozen(BaseModel):
-    """Unknown fields are mistakes, and nothing changes after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
 class InputRule(Frozen):
     """Which series is one input: every `match` pattern is found in its field, no `exclude` pattern is.
 
@@ -65,7 +50,7 @@ class InputRule(Frozen):
     refuse: tuple[Kind, ...] = ("localizer", "screenshot", "projection", "subtracted", "map")
     contrast: Literal["flair", "t1", "t2"] | None = None
     match: dict[RoutedField, Pattern] = Field(min_length=1)
-    exclude: dict[RoutedField, Pattern] = {}
+    exclude: dict[RoutedField, Pattern] = Field(default_factory=dict)
 
 
 class Envelope(Frozen):
@@ -90,11 +75,27 @@ class Envelope(Frozen):
 class Preprocessing(Frozen):
     """The square around the head is resampled to `size_px`; `neighbours` slices on each side are inputs as well.
 
-    `neighbours` applies to the grid's own input only (2.5D).
+    `neighbours` applies to the grid's own input only (2.5D). With `depth` networks see the whole volume (3D), resampled
+    to so many slices. With `window` values of the grid's unit are cut off at both ends and counted from the lower one:
+    CT needs one, whose air is not at 0 (HU).
     """
 
     size_px: Annotated[int, Field(ge=32, le=1024, multiple_of=16)]
     neighbours: Annotated[int, Field(ge=0, le=3)] = 0
+    depth: Annotated[int, Field(ge=8, le=512, multiple_of=8)] | None = None
+    window: tuple[float, float] | None = None
+
+    @model_validator(mode="after")
+    def _window_runs_upwards(self) -> "Preprocessing":
+        if self.window is not None and not self.window[0] < self.window[1]:
+            raise ValueError("window: the first number must be below the second")
+        return self
+
+    @model_validator(mode="after")
+    def _neighbours_or_volume(self) -> "Preprocessing":
+        if self.depth is not None and self.neighbours:
+            raise ValueError("neighbours: a network that sees the whole volume (depth) has none")
+        return self
 
 
 class Recipe(Frozen):
@@ -136,7 +137,7 @@ class Network(Frozen):
     """
 
     kind: Name
-    settings: dict[Name, int | float | tuple[int, ...]] = {}
+    settings: dict[Name, int | float | tuple[int, ...]] = Field(default_factory=dict)
     weights: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+\.safetensors$")]
     sha256: Sha256
     start: Name | None = None
@@ -228,7 +229,17 @@ class ModelCard(Frozen):
     measured: tuple[Measured, ...]
     trained_on: tuple[Sha256, ...]
     returned: Returned = Returned()
+    split: Split = Split()
+    early_stop: EarlyStop = EarlyStop()
+    gate: Gate | None = None
+    robustness: Robustness | None = None
     running: Running = Running()
+
+    @model_validator(mode="after")
+    def _whole_volumes_are_outlined_only(self) -> "ModelCard":
+        if self.preprocessing.depth is not None and self.classification is not None:
+            raise ValueError("classification: it works slice by slice, and a card with preprocessing.depth has none")
+        return self
 
     @model_validator(mode="after")
     def _ranges_run_upwards(self) -> "ModelCard":
@@ -260,10 +271,10 @@ class ModelCard(Frozen):
         Keys are sorted but for those of `inputs`: their order is the order of the networks' channels.
         """
         fields = self.model_dump(mode="json")
-        if self.returned == Returned():  # cards from before this field keep the digest that reports name them by
-            del fields["returned"]
-        if self.running == Running():
-            del fields["running"]
+        for name in without_defaults(self, "returned", "split", "early_stop", "gate", "robustness", "running"):
+            del fields[name]
+        for name in without_defaults(self.preprocessing, "depth", "window"):
+            del fields["preprocessing"][name]
         fields["inputs"] = {name: _sorted(rule) for name, rule in fields["inputs"].items()}
         ordered = {k: fields[k] if k == "inputs" else _sorted(fields[k]) for k in sorted(fields)}
         return json.dumps(ordered, separators=(",", ":")).encode()
@@ -283,12 +294,22 @@ class ModelCard(Frozen):
     @property
     def weights_digest(self) -> str:
         """sha256 that stands for the weights of all networks of the card."""
-        return hashlib.sha256(" ".join(n.sha256 for n in self.networks.values()).encode()).hexdigest()
+        return digest_of_weights(self.networks.values())
 
     @property
     def minimum_volume_ml(self) -> float:
         """The smallest region that is reported, in ml."""
         return self.decision.minimum_volume_mm3 / 1000
+
+
+def without_defaults(card: Frozen, *names: str) -> tuple[str, ...]:
+    """Those of the fields that say nothing: cards from before them keep the digest that reports name them by."""
+    return tuple(n for n in names if getattr(card, n) == type(card).model_fields[n].default)
+
+
+def digest_of_weights(networks: Iterable[Network]) -> str:
+    """sha256 that stands for the weights of several networks."""
+    return hashlib.sha256(" ".join(n.sha256 for n in networks).encode()).hexdigest()
 
 
 def _sorted(value: Any) -> Any:

@@ -17,6 +17,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from medrec import delivery
 from medrec.config import Configuration, Retention
 from medrec.dicom import Pseudonyms
@@ -26,7 +28,8 @@ from medrec.disk import replace_file
 from medrec.errors import ConfigError, DataError, WorldError
 from medrec.events import ERASED, PRUNED
 from medrec.home import Home
-from medrec.prediction import ModelCard
+from medrec.labels.masks import forget_unnamed
+from medrec.pictures import card_of
 from medrec.store import CaseRow, Store
 from medrec.tracking import Tracker
 
@@ -93,6 +96,7 @@ def erase(patient: str, home: Home, store: Store, configuration: Configuration) 
         facts = [f for key in store.of_patient(patient) if (f := _report(home, key)) is not None]
         digests = {d for f in facts for d in (*f["inputs"], *f["refused_inputs"])}
         pixels = {d for f in facts for d in f["pixels_sha256"].values()}
+        pixels |= {known.pixels_sha256 for known in store.known() if known.patient == patient}
         models = tuple(sorted(_trained_on(pixels, home, configuration)))
         cases = store.erase(patient, digests, models, operator(), _now())
     left = _sweep(home, store, configuration)
@@ -108,6 +112,7 @@ def _sweep(home: Home, store: Store, configuration: Configuration) -> tuple[str,
                 if folder.exists():
                     shutil.rmtree(folder)
         _forget_files(home)
+        forget_unnamed(home, store)
         _write_summaries(home, store)
     except OSError as error:
         raise WorldError(f"a report cannot be removed: {error.strerror}; erase again when it can") from None
@@ -171,10 +176,10 @@ def complete_summary(home: Home, store: Store, retention: Retention, now: dateti
 
 def _trained_on(pixels: set[str], home: Home, configuration: Configuration) -> Iterator[str]:
     cards = [model.card for model in configuration.cards]
-    for path in home.kept.glob("*.card.json"):
+    for path in (*home.kept.glob("*.card.json"), *home.models.glob("*/*/card.yaml")):
         try:
-            cards.append(ModelCard.model_validate_json(path.read_bytes()))
-        except ValueError:
+            cards.append(card_of(yaml.safe_load(path.read_bytes())))  # JSON is YAML
+        except (ValueError, yaml.YAMLError):
             continue
     yield from {f"{c.name} {c.version}" for c in cards if pixels & set(c.trained_on)}
 
@@ -237,7 +242,7 @@ def _older(moment: str, days: int, now: datetime) -> bool:
 
 def rotate(home: Home, store: Store, configuration: Configuration) -> int:
     """Put a new key on top and rename every study and patient; returns how many names changed. Holds the home."""
-    with home.lock():
+    with home.alone():
         settle(home, store)
         old = Pseudonyms.load(home.key)
         new = old.rotated()
@@ -246,7 +251,7 @@ def rotate(home: Home, store: Store, configuration: Configuration) -> int:
         for path, data in ((_next(home.key), new.key), (_next(home.renamed), mapping)):
             replace_file(path, data)
         facts = {"by": operator(), "mapping": hashlib.sha256(mapping).hexdigest(), "key": new.fingerprint}
-        store.rename(steps, facts, _now())
+        store.rename(steps, facts, _now(), new.next_name)
         settle(home, store)
         _forget_files(home)
         _write_summaries(home, store)

@@ -18,6 +18,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from pydantic import ValidationError
 
 from medrec import environment, pipeline, stages
@@ -27,12 +28,15 @@ from medrec.config import load as configuration_of
 from medrec.dicom import Archive, Pseudonyms
 from medrec.errors import DataError, WeightsError
 from medrec.events import CASE_KINDS, ERASED, PRUNED
-from medrec.home import Home
-from medrec.pipeline import Planned, Prepared, Setting
-from medrec.prediction import ModelCard, Prediction
-from medrec.report import Case, Status
+from medrec.home import Home, sha256_of
+from medrec.outputs import masks
+from medrec.pictured import PreparedPictures
+from medrec.pictures import Card, PictureCard, card_of
+from medrec.pipeline import AnyPrediction, Planned, Prepared, Setting
+from medrec.prediction import ModelCard
+from medrec.report import AnyCase, PictureCase, Status
 from medrec.routing import rules_of
-from medrec.series import ScanFile, Skipped, group
+from medrec.series import ScanFile, group
 from medrec.store import CaseRow, Store
 
 # Other processors and libraries add in another order; what they change is far below what a reader can see.
@@ -128,10 +132,10 @@ def _stages(
         return
     planned, whole = _planned(found, model, wanted, salt)
     prepared = pipeline.prepare(planned, archive)
-    if isinstance(prepared, Prepared):
+    if isinstance(prepared, Prepared | PreparedPictures):
         yield _pixels(prepared, facts, salt)
     prediction, device, threads = None, "", 0
-    if isinstance(prepared, Prepared):
+    if isinstance(prepared, Prepared | PreparedPictures):
         try:
             prediction, device, threads = _predict(prepared, model, facts)
         except WeightsError as error:
@@ -166,10 +170,10 @@ class _Kept:
         if data is None:
             return Compared("card", False, f"the card of {row.model} {row.version} is not as it was kept")
         try:
-            card = ModelCard.model_validate_json(data)
+            card: Card = card_of(json.loads(data))
         except ValidationError as error:
             return Compared("card", False, f"this medrec cannot read it ({error.error_count()} mistakes)")
-        card = card if self._ordered else _in_order(card)
+        card = card if self._ordered or isinstance(card, PictureCard) else _in_order(card)
         weights = {n.weights: self._home.kept / f"{n.sha256}.safetensors" for n in card.networks.values()}
         return CardFiles(card, weights)
 
@@ -180,6 +184,14 @@ class _Kept:
             return None
         mask: npt.NDArray[np.bool_] = np.asarray(nibabel.Nifti1Image.from_filename(self._home.root / name).dataobj) > 0
         return mask
+
+    def picture_masks(self) -> dict[str, npt.NDArray[np.bool_]] | None:
+        """(rows, columns) of each image's mask by the digest of its file; None when one is gone or changed."""
+        folder = self._home.root / self._folder / masks.NAME
+        name = f"{self._folder}/{masks.NAME}"
+        if name not in self._files or not folder.is_dir() or sha256_of(folder) != self._files[name]:
+            return None
+        return {path.stem: np.asarray(Image.open(path)) > 0 for path in sorted(folder.glob("*.png"))}
 
     def _read(self, relative: str) -> bytes | None:
         try:
@@ -194,8 +206,8 @@ def _in_order(card: ModelCard) -> ModelCard:
 
     Cards that release 0.1.0 kept have lost it: it is that of the packaged card of otherwise the same content.
     """
-    same = (c.card for c in configuration_of().cards if c.card.model_dump() == card.model_dump())
-    return next(same, card)
+    cards = (c.card for c in configuration_of().cards)
+    return next((c for c in cards if isinstance(c, ModelCard) and c.model_dump() == card.model_dump()), card)
 
 
 def _inputs(archive: Archive, study: str, wanted: set[str], salt: str) -> list[ScanFile] | Compared:
@@ -221,23 +233,28 @@ def _planned(files: list[ScanFile], model: CardFiles, wanted: set[str], salt: st
     return plan([f for f in files if salted(salt, f.sha256) in wanted]), False
 
 
-def _predict(prepared: Prepared, model: CardFiles, facts: Mapping[str, Any]) -> tuple[Prediction | Skipped, str, int]:
-    from medrec.models import inference  # torch and MONAI take seconds
+def _predict(
+    prepared: Prepared | PreparedPictures, model: CardFiles, facts: Mapping[str, Any]
+) -> tuple[AnyPrediction, str, int]:
+    from medrec.models import inference, still  # torch and MONAI take seconds
 
     device = inference.device_name("auto") if str(facts.get("device")).startswith("cuda") else "cpu"
     inference.use_threads(int(facts.get("threads") or 0))
-    predictor = inference.load(model.card, model.weights, device)
+    card, files = model.card, model.weights
+    predictor = (
+        still.load(card, files, device) if isinstance(card, PictureCard) else inference.load(card, files, device)
+    )
     return pipeline.predict(prepared, predictor), device, inference.threads()
 
 
-def _pixels(prepared: Prepared, facts: Mapping[str, Any], salt: str) -> Compared:
+def _pixels(prepared: Prepared | PreparedPictures, facts: Mapping[str, Any], salt: str) -> Compared:
     recorded = facts["pixels"]
-    now = {name: salted(salt, volume.pixels_sha256) for name, volume in prepared.volumes.items()}
+    now = {name: salted(salt, digest) for name, digest in prepared.pixels_sha256.items()}
     different = sorted(n for n in now.keys() | recorded.keys() if now.get(n) != recorded.get(n))
     return Compared("pixels", not different, f"decoded otherwise: {', '.join(different)}" if different else "")
 
 
-def _digests(case: Case, facts: Mapping[str, Any], salt: str) -> Iterator[Compared]:
+def _digests(case: AnyCase, facts: Mapping[str, Any], salt: str) -> Iterator[Compared]:
     """Bit for bit; the report is compared by its fields, which say more."""
     now = stages.digests(case)
     for stage in (s for s in stages.ORDER if s not in ("pixels", "report")):
@@ -246,8 +263,11 @@ def _digests(case: Case, facts: Mapping[str, Any], salt: str) -> Iterator[Compar
             yield Compared(stage, stage in now and salted(salt, now[stage]) == recorded, "bit for bit")
 
 
-def _near(case: Case, kept: _Kept) -> Iterator[Compared]:
+def _near(case: AnyCase, kept: _Kept) -> Iterator[Compared]:
     """The mask within the stated tolerance of the one that was kept."""
+    if isinstance(case, PictureCase):
+        yield from _near_pictures(case, kept)
+        return
     if case.labels is None:
         return
     before, now = kept.mask(), case.labels > 0
@@ -259,7 +279,22 @@ def _near(case: Case, kept: _Kept) -> Iterator[Compared]:
     yield Compared("prediction", different <= limit, words)
 
 
-def _report(case: Case, before: Mapping[str, Any], whole: bool, exact: bool) -> Compared:
+def _near_pictures(case: PictureCase, kept: _Kept) -> Iterator[Compared]:
+    """As `_near`, over the images of a case together."""
+    now = {p.input: p.prediction.mask for p in case.pictures}
+    before = kept.picture_masks() if now else {}
+    if not now:
+        return
+    if before is None or {n: m.shape for n, m in before.items()} != {n: m.shape for n, m in now.items()}:
+        yield Compared("prediction", False, "the masks are not as they were written")
+        return
+    different = sum(int((before[n] != now[n]).sum()) for n in now)
+    limit = max(MASK_VOXELS * len(now), MASK_SHARE * sum(int(m.sum()) for m in before.values()))
+    words = f"another environment: {different} pixels differ, at most {limit:.0f} may"
+    yield Compared("prediction", different <= limit, words)
+
+
+def _report(case: AnyCase, before: Mapping[str, Any], whole: bool, exact: bool) -> Compared:
     """Field by field; a field that only one of the two releases knows is no difference."""
     without = ("card_sha256",) + (() if whole else ("refused_inputs",))
     now = json.loads(json.dumps(stages.essence(case.report, without)))
@@ -277,10 +312,10 @@ def _equal(name: str, a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def _close(name: str, a: Any, b: Any, spacing_mm: float) -> bool:
+def _close(name: str, a: Any, b: Any, spacing_mm: float, inside: str = "") -> bool:
     """Whether two values of one field agree within the tolerances."""
     if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_close(k, a[k], b[k], spacing_mm) for k in a)
+        return a.keys() == b.keys() and all(_close(k, a[k], b[k], spacing_mm, name) for k in a)
     if isinstance(a, list) and isinstance(b, list):
         return len(a) == len(b) and all(_close(name, x, y, spacing_mm) for x, y in zip(a, b, strict=True))
     if name in ("flags", "verdict_text"):  # numbers within sentences are those of other fields
@@ -289,8 +324,12 @@ def _close(name: str, a: Any, b: Any, spacing_mm: float) -> bool:
         return bool(a == b)
     if name == "volume_mm3":
         return abs(a - b) <= max(VOLUME_SHARE * abs(a), MASK_VOXELS * spacing_mm**3)
-    if "probability" in name:
+    if "probability" in name or inside == "probabilities":
         return abs(a - b) <= PROBABILITY
+    if name.startswith("area_"):
+        return abs(a - b) <= max(VOLUME_SHARE * abs(a), MASK_VOXELS)
+    if name.endswith("_px"):
+        return abs(a - b) <= 1
     if name.endswith("_mm"):
         return abs(a - b) <= spacing_mm
     return abs(a - b) <= 1 if name.endswith(("_ijk", "_slice")) else bool(a == b)

@@ -1,7 +1,7 @@
 """What is reported of one study: plain facts, and what the writers of outputs receive.
 
-Owns `Report`, `Case`, the verdicts and their words. Knows no file format. Invariants: a verdict is one of three and
-never "normal"; refused and failed studies have none; the same facts go into every output.
+Owns `Report`, `Case`, `PictureCase`, the verdicts and their words. Knows no file format. Invariants: a verdict is one
+of three and never "normal"; refused and failed studies have none; the same facts go into every output.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medrec.findings import SIDE_UNKNOWN, Finding
+from medrec.pictures import PictureCard, PicturePrediction
 from medrec.prediction import Decision, ModelCard, Prediction
 from medrec.volume import Volume
 
@@ -50,6 +51,31 @@ class SeriesUse:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """One single image: `input` is the SHA-256 of its file, `size_px` (rows, columns).
+
+    `probabilities` are those of the card's classes by name. What is outlined is one region, or nothing: then its
+    numbers are 0 and its places None. Places are (row, column), sizes pixels from edge to edge; the `_mm` are None
+    unless a region of the file calibrates all that is outlined. `probability` is the mean over the outlined pixels.
+    """
+
+    input: str
+    size_px: tuple[int, int]
+    probabilities: Mapping[str, float]
+    outlined: bool
+    area_px: int
+    longest_px: float
+    perpendicular_px: float
+    centroid_px: tuple[float, float] | None
+    box_px: tuple[tuple[int, int], tuple[int, int]] | None
+    probability: float
+    area_mm2: float | None
+    longest_mm: float | None
+    perpendicular_mm: float | None
+    calipers: int
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """The facts of one case. Everything in it may be stored, shown and logged: no identity, no path."""
 
@@ -81,6 +107,7 @@ class Report:
     config_sha256: str
     code_version: str
     device: str
+    images: tuple[ImageFacts, ...] = ()
 
     def facts(self) -> dict[str, Any]:
         """JSON-able copy."""
@@ -99,6 +126,32 @@ class Case:
     volumes: Mapping[str, Volume]
     prediction: Prediction | None
     labels: npt.NDArray[np.int32] | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pictured:
+    """One image as it was analysed: `brightness` and `shown` (rows, columns) float32 in 0..1.
+
+    `shown` may be drawn and stored: its text is covered, or it is black where text could not be looked for.
+    """
+
+    input: str
+    pixels_sha256: str
+    brightness: npt.NDArray[np.float32]
+    shown: npt.NDArray[np.float32]
+    prediction: PicturePrediction
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PictureCase:
+    """A report on single images with what the writers need beside it, in the order of `report.images`."""
+
+    report: Report
+    card: PictureCard
+    pictures: tuple[Pictured, ...]
+
+
+AnyCase = Case | PictureCase
 
 
 def decide(
@@ -158,3 +211,32 @@ def verdict_text(verdict: Verdict, findings: Sequence[Finding], card: ModelCard,
     regions = "1 region" if len(findings) == 1 else f"{len(findings)} regions"
     marked = f"{regions} outlined" if findings else "nothing outlined"
     return f"No verdict: {marked}, but the result cannot be relied on for the reasons given."
+
+
+def picture_text(images: Sequence[ImageFacts], card: PictureCard) -> str:
+    """What is said of a study of single images, in careful sentences."""
+    marked = [i for i in images if i.outlined]
+    count = "1 image" if len(images) == 1 else f"{len(images)} images"
+    if not marked:
+        return (
+            f"No region of at least {card.decision.minimum_area_px} pixels was marked in {count}; this does not "
+            "exclude tumour; no images without a lesion were tested."
+        )
+    where = "in the image" if len(images) == 1 else f"in {len(marked)} of {count}"
+    largest = max(marked, key=lambda i: i.area_px)
+    size = f"{largest.longest_px:.0f} x {largest.perpendicular_px:.0f} pixels"
+    if largest.longest_mm is not None and largest.perpendicular_mm is not None:
+        size += f" ({largest.longest_mm:.1f} x {largest.perpendicular_mm:.1f} mm by the file's own calibration)"
+    else:
+        size += " (the file gives no scale)"
+    said = f"A {card.finding} is outlined {where}, {'' if len(marked) == 1 else 'the largest '}{size}."
+    return f"{said} {class_text(images, card)}".strip()
+
+
+def class_text(images: Sequence[ImageFacts], card: PictureCard) -> str:
+    """What the classifier says, which is no diagnosis; "" without a classifier."""
+    if card.positive is None or card.classification is None:
+        return ""
+    says = sorted(i.probabilities[card.positive] for i in images)
+    p = f"{says[0]:.2f}" if says[0] == says[-1] else f"{says[0]:.2f} to {says[-1]:.2f}"
+    return f"The network gives the class {card.positive} a probability of {p}: this is no diagnosis."

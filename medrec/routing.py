@@ -1,8 +1,9 @@
 """Which series of a study is which input of which model.
 
-Owns `Routed`. The patterns of a card are matched in the DICOM room; here their names are turned into a choice.
-Invariants: the choice does not depend on the order of files; when several series fit one input, the rule below picks
-and the report names the others; a required input that exists but is defective refuses the study by that defect.
+Owns `Routed` and `RoutedPictures`. The patterns of a card are matched in the DICOM room; here their names are turned
+into a choice. Invariants: the choice does not depend on the order of files; when several series fit one input, the
+rule below picks and the report names the others; a required input that exists but is defective refuses the study by
+that defect.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,8 +13,9 @@ import numpy as np
 
 from medrec.contrast import contradiction
 from medrec.kinds import kinds_of
+from medrec.pictures import IMAGE, Card, PictureCard
 from medrec.prediction import InputRule, ModelCard
-from medrec.series import Reason, ScanFile, Series, Skipped, Study, once
+from medrec.series import Reason, ScanFile, Series, Skipped, Study, once, unfit
 from medrec.stacks import stacks
 from medrec.volume import affine_of, tilt_from_axial_deg, to_world
 
@@ -36,9 +38,71 @@ class Routed:
         )
 
 
-def rules_of(cards: Iterable[ModelCard]) -> dict[str, InputRule]:
+@dataclass(frozen=True, slots=True)
+class RoutedPictures:
+    """The images of a study that a model of pictures is to see, by digest, and those that fit but cannot be seen."""
+
+    pictures: tuple[ScanFile, ...]
+    defective: tuple[Skipped, ...]
+
+    @property
+    def files(self) -> tuple[ScanFile, ...]:
+        """Every image that is used."""
+        return self.pictures
+
+
+def rules_of(cards: Iterable[Card]) -> dict[str, InputRule]:
     """Every input of every card under the name by which `ScanFile.matches` lists it."""
     return {_rule_name(card, name): rule for card in cards for name, rule in card.inputs.items()}
+
+
+def route(study: Study, card: Card) -> Routed | RoutedPictures | Skipped | None:
+    """The inputs of a card of either kind in a study; None when nothing in it fits."""
+    return select_pictures(study, card) if isinstance(card, PictureCard) else select(study, card)
+
+
+def select_pictures(study: Study, card: PictureCard) -> RoutedPictures | Skipped | None:
+    """The single greyscale images that a card of pictures asks for; None when no file fits.
+
+    Copies of one image are one input; images that carry one SOP Instance UID and differ are none.
+    """
+    rule = card.inputs[IMAGE]
+    fitting = [f for f in study.files if _rule_name(card, IMAGE) in f.matches]
+    if not fitting:
+        return None
+    defective: list[Skipped] = []
+    whole: dict[str, list[ScanFile]] = {}
+    for file in sorted(fitting, key=lambda f: (f.sha256, f.ordinal, f.member)):
+        problem = _unfit_picture(file, rule)
+        if problem is None:
+            whole.setdefault(file.instance, []).append(file)
+        else:
+            defective.append(Skipped(file.series, *problem, (file,)))
+    pictures: list[ScanFile] = []
+    for same in whole.values():
+        if len({f.content for f in same}) > 1:
+            detail = "files with one SOP Instance UID hold different images"
+            defective.append(Skipped(same[0].series, Reason.CONFLICTING_COPIES, detail, tuple(same)))
+            continue
+        pictures.append(same[0])
+        if same[1:]:
+            defective.append(Skipped(same[0].series, Reason.DUPLICATE, "a copy of it is used", tuple(same[1:])))
+    if not pictures:
+        first = max(defective, key=lambda d: len(d.files))
+        files = tuple(f for d in defective for f in d.files)
+        return Skipped(IMAGE, first.reason, first.detail, files)
+    return RoutedPictures(tuple(sorted(pictures, key=lambda f: f.sha256)), tuple(defective))
+
+
+def _unfit_picture(file: ScanFile, rule: InputRule) -> tuple[Reason, str] | None:
+    """Why a file is no single greyscale image as its machine made it."""
+    if (problem := unfit(file)) is not None:
+        return problem
+    if file.photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        return Reason.NOT_GREYSCALE, f"PhotometricInterpretation is {file.photometric}"
+    if unwanted := [kind for kind in kinds_of(file) if kind in rule.refuse]:
+        return Reason.OUTSIDE_CARD, f"its headers tell of a {unwanted[0]}"
+    return None
 
 
 def select(study: Study, card: ModelCard) -> Routed | Skipped | None:
@@ -183,5 +247,5 @@ def _same_frame(series: Series, grid: Series) -> bool:
     return frame is not None and frame == grid.first.frame_of_reference
 
 
-def _rule_name(card: ModelCard, name: str) -> str:
+def _rule_name(card: Card, name: str) -> str:
     return f"{card.name}/{name}"

@@ -76,6 +76,15 @@ class Schedule(Frozen):
         return Window(self.next(now))
 
 
+class Retraining(Frozen):
+    """When `medrec serve` looks whether `models` have `new_labels` new labels or more, and retrains those that do."""
+
+    cron: Annotated[str, AfterValidator(_cron)]
+    timezone: Annotated[str, AfterValidator(_zone)] = "UTC"
+    models: tuple[str, ...] = Field(min_length=1)
+    new_labels: Annotated[int, Field(ge=1)] = 20
+
+
 class Workers(Frozen):
     """How many workers share a night, where a Prefect server has some; 0 is none but this one.
 

@@ -21,6 +21,7 @@ from medrec.config import CardFiles
 from medrec.dicom import Archive, Pseudonyms
 from medrec.errors import SentinelError, WorldError
 from medrec.phantom import Head, Lesion, grid, render, write_dicom
+from medrec.pictures import PicturePredictor
 from medrec.pipeline import Setting
 from medrec.prediction import Predictor
 from medrec.report import Case, Status, Verdict
@@ -60,7 +61,7 @@ def model() -> CardFiles:
     return next(c for c in configurations.load().cards if c.card.name == CARD)
 
 
-def watch(predictor: Predictor, setting: Setting) -> dict[str, str]:
+def watch(predictor: Predictor | PicturePredictor, setting: Setting) -> dict[str, str]:
     """Lead every sentinel through the pipeline; returns what came out of each, by its name.
 
     Raises SentinelError with every wrong answer, WorldError when no folder for them can be made.
@@ -96,14 +97,15 @@ def _written(place: Path) -> Iterator[tuple[Sentinel, Path]]:
         yield sentinel, folder
 
 
-def _answer(folder: Path, known: CardFiles, predictor: Predictor, setting: Setting) -> Case | None:
+def _answer(folder: Path, known: CardFiles, predictor: Predictor | PicturePredictor, setting: Setting) -> Case | None:
     """What comes of the study in a folder; None when none is found in it."""
     archive = Archive(folder, Pseudonyms(KEY), rules_of([known.card]))
     files = [f for found in archive.scan() for f in found if isinstance(f, ScanFile)]
     for planned in pipeline.plan(group(files), replace(setting.configuration, cards=(known,))):
         prepared = pipeline.prepare(planned, archive)
         prediction = None if isinstance(prepared, Skipped) else pipeline.predict(prepared, predictor)
-        return pipeline.case_of(planned, prepared, prediction, setting, datetime.now(UTC))
+        case = pipeline.case_of(planned, prepared, prediction, setting, datetime.now(UTC))
+        return case if isinstance(case, Case) else None
     return None
 
 

@@ -66,6 +66,7 @@ class Reason(StrEnum):
     NO_INPUT = "required input missing"
     WRONG_CONTRAST = "not the contrast it is called"
     OUTSIDE_CARD = "outside the model's card"
+    DISABLED = "the model is disabled"
     ERASED = "erased at the patient's request"
     FAILED = "analysis failed"
 

@@ -1,9 +1,10 @@
 """What MLflow is shown of cases, nights and models, in its words: tags, parameters, metrics, names, descriptions.
 
-Pure: `tracking` writes it and reads it back, `mirror` compares. Invariant: a function of row and report, so that what
-was shown can be told again years later; no text of a report is markup there.
+Pure: `tracking` writes it and reads it back, `mirror` compares. Invariant: what is shown of a case is a function of row
+and report, so that it can be told again years later; no text of a report is markup there.
 """
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +20,10 @@ WORKER, SUPERSEDED_BY = "medrec.worker", "medrec.superseded_by"
 HEAD, RECORDS = "medrec.ledger_head", "medrec.ledger_records"
 ARTIFACTS = ("report.html", "report.json")
 VERSION = "medrec.registered_version"
-MODEL, CARD, CHAMPION = "medrec-", "medrec.card_sha256", "champion"
+MODEL, CARD, CHAMPION, CHALLENGER = "medrec-", "medrec.card_sha256", "champion", "challenger"
+# The tag of a training's run that names its card by digest; all tags of ours begin with OURS.
+TRAINED, OURS = "medrec.trained_card", "medrec."
+SHOWN_IMAGES = 50  # in a case's description
 MARKUP = re.compile(r"([\\\\`*_{}\[\]<>|#~!&])")
 # Unicode's direction marks, embeddings, overrides and isolates (UAX 9).
 TURNING = "\u061c\u200e\u200f" + "".join(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))
@@ -36,6 +40,13 @@ class ShownRun:
     tags: Mapping[str, str]
     params: Mapping[str, str]
     metrics: Mapping[str, float]
+
+    def told(self) -> dict[str, str]:
+        """A digest of each tag of ours, parameter and metric, by what it is called: for the ledger to keep."""
+        tags = {k: v for k, v in self.tags.items() if k.startswith(OURS) or k == NOTE}
+        kinds = (("tag", tags), ("parameter", self.params), ("metric", self.metrics))
+        every = {f"{kind} {name}": str(value) for kind, of in kinds for name, value in of.items()}
+        return {name: hashlib.sha256(value.encode()).hexdigest() for name, value in every.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +113,12 @@ def description(facts: Mapping[str, Any]) -> str:
         for f in facts["findings"]:
             size = f"{f['longest_axial_mm']:.1f} x {f['perpendicular_mm']:.1f}"
             lines.append(f"| {f['number']} | {f['volume_mm3'] / 1000:.1f} | {size} | {f['side']} |")
+    if images := facts.get("images", ()):
+        lines += ["", "| image | outlined | longest x perpendicular pixels | classes |", "|---|---|---|---|"]
+        for number, i in enumerate(images[:SHOWN_IMAGES], 1):
+            size = f"{i['longest_px']:.0f} x {i['perpendicular_px']:.0f}" if i["outlined"] else ""
+            classes = ", ".join(f"{inert(name)} {p:.2f}" for name, p in sorted(i["probabilities"].items()))
+            lines.append(f"| {number} | {'yes' if i['outlined'] else 'no'} | {size} | {classes} |")
     lines += ["", "Open **report.html** under Artifacts.", "", f"*{DISCLAIMER}*"]
     return "\n".join(lines)
 
@@ -110,6 +127,11 @@ def metrics_of(facts: Mapping[str, Any], row: CaseRow) -> dict[str, float]:
     """The metrics of a case, from its report and row."""
     metrics = {"seconds": row.seconds_ms / 1000}
     if facts["status"] != "analysed":
+        return metrics
+    if images := facts.get("images", ()):
+        metrics |= {"images": float(len(images)), "images_outlined": float(sum(i["outlined"] for i in images))}
+        for name in sorted({name for i in images for name in i["probabilities"]}):
+            metrics[f"probability_{name}_max"] = max(i["probabilities"].get(name, 0.0) for i in images)
         return metrics
     found = facts["findings"]
     metrics |= {"lesions": float(len(found)), "volume_ml": sum(f["volume_mm3"] for f in found) / 1000}

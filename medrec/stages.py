@@ -12,7 +12,7 @@ from dataclasses import asdict
 import numpy as np
 import numpy.typing as npt
 
-from medrec.report import Case, Report
+from medrec.report import AnyCase, Case, PictureCase, Report
 
 # In the order of the pipeline: the first that differs is where to look.
 ORDER = ("pixels", "volumes", "prediction", "findings", "report")
@@ -20,8 +20,29 @@ ORDER = ("pixels", "volumes", "prediction", "findings", "report")
 CIRCUMSTANCES = ("created", "batch", "study", "patient", "case", "config_sha256", "code_version", "device")
 
 
-def digests(case: Case) -> dict[str, str]:
+def digests(case: AnyCase) -> dict[str, str]:
     """SHA-256 of each stage of a case by its name; those it did not reach are absent."""
+    found = _of_pictures(case) if isinstance(case, PictureCase) else _of_volumes(case)
+    return found | {"report": _text(essence(case.report))}
+
+
+def _of_pictures(case: PictureCase) -> dict[str, str]:
+    if not case.pictures:
+        return {}
+    parts: dict[str, npt.NDArray[np.generic]] = {}
+    for n, picture in enumerate(case.pictures):
+        said = picture.prediction
+        positive = np.array([np.nan if said.positive is None else said.positive])
+        parts |= {f"probability {n}": said.probability, f"mask {n}": said.mask, f"class {n}": positive}
+    return {
+        "pixels": _text([p.pixels_sha256 for p in case.pictures]),
+        "volumes": _arrays({f"{n}": p.brightness for n, p in enumerate(case.pictures)}),
+        "prediction": _arrays(parts),
+        "findings": _text([asdict(i) for i in case.report.images]),
+    }
+
+
+def _of_volumes(case: Case) -> dict[str, str]:
     found = {}
     if case.volumes:
         found["pixels"] = _text({n: v.pixels_sha256 for n, v in case.volumes.items()})
@@ -32,7 +53,6 @@ def digests(case: Case) -> dict[str, str]:
             answer["slices"] = case.prediction.slice_probability
         found["prediction"] = _arrays(answer)
         found["findings"] = _text([asdict(f) for f in case.report.findings])
-    found["report"] = _text(essence(case.report))
     return found
 
 

@@ -39,7 +39,6 @@ def mean(values: Sequence[float], statistic: Callable[..., float] = np.mean, see
         confidence_level=CONFIDENCE,
         method="percentile",
         rng=np.random.default_rng(seed),
-        vectorized=False,
     )
     low, high = result.confidence_interval
     return Interval(float(statistic(data)), float(low), float(high))
@@ -99,3 +98,23 @@ def dice(a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_]) -> float:
     """Dice overlap of two masks of one shape; two empty ones agree fully."""
     total = int(a.sum()) + int(b.sum())
     return 1.0 if total == 0 else 2 * int((a & b).sum()) / total
+
+
+def pooled(
+    scores: Values,
+    truth: npt.NDArray[np.bool_],
+    statistic: Callable[[Values, npt.NDArray[np.bool_]], Values],
+    seed: int = 0,
+) -> Interval:
+    """A statistic of all patients together, one score each (patients,), with a bootstrap interval over patients.
+
+    `statistic` takes rows of scores (draws, patients) and the truth (patients,). Patients are drawn within their class,
+    so that a draw always holds both.
+    """
+    rng = np.random.default_rng(seed)
+    sides = [np.flatnonzero(truth), np.flatnonzero(~truth)]
+    order = np.concatenate(sides)
+    draws = np.concatenate([rng.choice(side, (RESAMPLES, len(side))) for side in sides], 1)
+    values = statistic(scores[draws], truth[order])
+    low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Interval(float(statistic(scores[None], truth)[0]), float(low), float(high))

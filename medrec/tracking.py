@@ -30,6 +30,7 @@ from medrec.shown import (
     BATCH,
     CARD,
     CASE,
+    CHALLENGER,
     CHAMPION,
     HEAD,
     MODEL,
@@ -38,10 +39,12 @@ from medrec.shown import (
     RECORDS,
     REPORT,
     SUPERSEDED_BY,
+    TRAINED,
     VERSION,
     WORKER,
     Registered,
     ShownRun,
+    inert,
     metrics_of,
     night_name,
     params_of,
@@ -202,25 +205,63 @@ class Tracker:
         """
         card, name = model.card, f"{MODEL}{model.card.name}"
         with _MlflowAway():
-            known = self._client.search_model_versions(f"name = '{name}'")
-            version = next((v for v in known if v.tags.get(CARD) == card.digest), None)
-            if version is None:
-                if not self._client.search_registered_models(f"name = '{name}'"):
-                    self._client.create_registered_model(name, {"medrec.card": card.name}, card.title)
-                version = self._client.create_model_version(
-                    name,
-                    str(self._store_model(model)),
-                    tags={
-                        "medrec.version": card.version,
-                        CARD: card.digest,
-                        "medrec.weights_sha256": card.weights_digest,
-                        "medrec.licence": card.licence,
-                    },
-                    description=f"{card.title}, {card.version}. {card.intended_use} {DISCLAIMER}",
-                )
+            version = self._version(model)
+            if self._champion(name) != str(version.version):
                 self._client.set_registered_model_alias(name, CHAMPION, version.version)
             self._versions[card.digest] = str(version.version)
             return _registered(version, self._client.get_registered_model(name).aliases)
+
+    def log_training(self, model: CardFiles, folder: Path, facts: Mapping[str, str]) -> tuple[ShownRun, Registered]:
+        """A run for a trained version, with its curves, what was measured and its files; and its registered version.
+
+        `folder` holds its page, curves (*.curves.json) and evaluation.json; `facts` are those of its record, and its
+        status. What is there already is written over.
+        """
+        card = model.card
+        with _MlflowAway():
+            found = self._search(f"tags.`{TRAINED}` = '{card.digest}'")
+            name = f"training {card.name} {card.version}: {facts['status']}"
+            tags = {TRAINED: card.digest, "medrec.model": card.name, "medrec.status": facts["status"]}
+            run = found[0] if found else self._client.create_run(self._experiment, None, tags, name)
+            run_id: str = run.info.run_id
+            params = {k: v for k, v in facts.items() if k != "status"} | {"seed": str(card.training.seed)}
+            self._client.log_batch(
+                run_id, _curves(folder), [Param(k, v[:500]) for k, v in params.items() if k not in run.data.params],
+                [RunTag(k, v) for k, v in tags.items()],
+            )  # fmt: skip
+            for path in sorted(folder.iterdir()):
+                if path.suffix != ".safetensors":
+                    self._client.log_artifact(run_id, str(path))
+            self._client.update_run(run_id, name=name)
+            self._client.set_terminated(run_id)
+            version = self._version(model, run_id)
+            self._client.set_registered_model_alias(version.name, CHALLENGER, version.version)
+            aliases = self._client.get_registered_model(version.name).aliases
+            return _shown(self._client.get_run(run_id)), _registered(version, aliases)
+
+    def _version(self, model: CardFiles, run_id: str | None = None) -> Any:
+        """The registered version of a card; made when there is none."""
+        card, name = model.card, f"{MODEL}{model.card.name}"
+        known = self._client.search_model_versions(f"name = '{name}'")
+        found = next((v for v in known if v.tags.get(CARD) == card.digest), None)
+        if found is not None:
+            return found
+        if not self._client.search_registered_models(f"name = '{name}'"):
+            self._client.create_registered_model(name, {"medrec.card": card.name}, inert(card.title))
+        tags = {
+            "medrec.version": card.version,
+            CARD: card.digest,
+            "medrec.weights_sha256": card.weights_digest,
+            "medrec.licence": card.licence,
+        }
+        text = f"{card.title}, {card.version}. {card.intended_use}"
+        return self._client.create_model_version(
+            name, str(self._store_model(model)), run_id, tags, description=f"{inert(text)} {DISCLAIMER}"
+        )
+
+    def _champion(self, name: str) -> str | None:
+        aliases: Mapping[str, Any] = self._client.get_registered_model(name).aliases
+        return str(aliases["champion"]) if "champion" in aliases else None
 
     def _store_model(self, model: CardFiles) -> Path:
         folder = self._home.mlflow_artifacts / "models" / model.card.name / model.card.digest
@@ -295,13 +336,7 @@ class Tracker:
     def runs(self) -> tuple[ShownRun, ...]:
         """Every run that is not deleted, in one sweep."""
         with _MlflowAway():
-            return tuple(
-                ShownRun(
-                    *(run.info.run_id, run.info.run_name or "", run.info.status, run.info.artifact_uri),
-                    *(dict(run.data.tags), dict(run.data.params), dict(run.data.metrics)),
-                )
-                for run in self._pages("")
-            )
+            return tuple(_shown(run) for run in self._pages(""))
 
     def artifacts(self, run: ShownRun) -> dict[str, str]:
         """SHA-256 of every artifact of a run by its path; "" for one that cannot be read."""
@@ -357,6 +392,27 @@ class Tracker:
             return 1
         self._local._hard_delete_run(run_id)  # what `mlflow gc` calls; there is no other way
         return 0
+
+
+def _curves(folder: Path) -> list[Metric]:
+    """Loss, learning rate and what the watching patients saw, by step, for each network."""
+    found = []
+    for path in sorted(folder.glob("*.curves.json")):
+        network = path.name.removesuffix(".safetensors.curves.json")
+        for name, points in json.loads(path.read_text()).items():
+            found += [Metric(f"{network}.{name}", float(value), 0, int(step)) for step, value in points]
+    evaluation = folder / "evaluation.json"
+    if evaluation.exists():
+        measured = json.loads(evaluation.read_text())["measured"]
+        found += [Metric(f"locked.{k}", float(i["value"]), 0, 0) for k, i in measured.items() if i["value"] is not None]
+    return found[:PAGE]  # one batch of MLflow's
+
+
+def _shown(run: Run) -> ShownRun:
+    return ShownRun(
+        *(run.info.run_id, run.info.run_name or "", run.info.status, run.info.artifact_uri),
+        *(dict(run.data.tags), dict(run.data.params), dict(run.data.metrics)),
+    )
 
 
 def _registered(version: Any, aliases: Mapping[str, str]) -> Registered:

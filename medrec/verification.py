@@ -4,7 +4,6 @@ Owns nothing that is stored. What it finds is a `Problem` each, in the order cha
 first is the first that does not match.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -13,15 +12,16 @@ from functools import cache, wraps
 from pathlib import Path
 from typing import Any, ParamSpec, cast
 
-from medrec import dispatch, mirror
+from medrec import dispatch, labels, mirror
 from medrec.audit import AuditRecord, Problem
+from medrec.delivery import TRAINING, VERSIONS
 from medrec.dicom.renaming import Renamed
-from medrec.errors import ConfigError, WorldError
+from medrec.errors import ConfigError, DataError, WorldError
 from medrec.events import CASE_KINDS, ERASED, KINDS, PRUNED, missing
-from medrec.home import Home
+from medrec.home import Home, sha256_of
 from medrec.mirror import Delivered, Expected
 from medrec.privacy import check_key
-from medrec.shown import ARTIFACTS, CHAMPION
+from medrec.shown import ARTIFACTS
 from medrec.store import CaseRow, Store
 from medrec.tracking import Tracker
 
@@ -60,6 +60,7 @@ def verify(home: Home, store: Store, since: int = 0) -> Iterator[Problem]:
     yield from _reports(home, told, known)
     yield from _returned(home, store, told, known)
     yield from _summaries(home, store, told)
+    yield from _masks(home, store)
     for path in sorted(home.kept.glob("[!.]*")):
         if digest(str(path.relative_to(home.root))) != path.name.partition(".")[0]:
             yield Problem(f"{path.name} in kept", "its name is not the digest of its bytes")
@@ -85,7 +86,8 @@ def _reports(home: Home, told: "_Told", known: set[str]) -> Iterator[Problem]:
             yield Problem(f"report of case {folder.name}", "the ledger knows nothing of it")
             continue
         for path in sorted(folder.rglob("*")):
-            if str(path.relative_to(home.root)) not in told.written:
+            told_of = {str(p.relative_to(home.root)) for p in (path, path.parent)}  # a folder stands for its files
+            if not told_of & told.written:
                 yield Problem(f"{path.name} of case {folder.name[:12]}…", "no record tells of this file")
 
 
@@ -119,6 +121,24 @@ def _summaries(home: Home, store: Store, told: "_Told") -> Iterator[Problem]:
             yield Problem(f"{name} in batches", "it is gone or cannot be read")
 
 
+def _masks(home: Home, store: Store) -> Iterator[Problem]:
+    """What people outlined; on a store of several homes each holds its own."""
+    named = set()
+    for label in store.labels(superseded=True):
+        if label.mask_sha256 is None:
+            continue
+        named.add(label.mask_sha256)
+        if home.shares_store and not labels.mask_file(home, label.mask_sha256).exists():
+            continue
+        try:
+            labels.mask(home, label)
+        except DataError as error:
+            yield Problem(f"label {label.label[:12]}…", str(error))
+    for path in sorted(home.labels.glob("[!.]*")):
+        if path.stem not in named:
+            yield Problem(f"{path.name[:12]}… in labels", "no record tells of this file")
+
+
 @_shaped
 def verify_mlflow(home: Home, store: Store, experiment: str) -> Iterator[Problem]:
     """What MLflow shows otherwise than it was delivered. Raises WorldError when it cannot be reached."""
@@ -130,7 +150,7 @@ def verify_mlflow(home: Home, store: Store, experiment: str) -> Iterator[Problem
             yield Problem(f"case {row.case[:12]}…", "the store names another MLflow run for it than the ledger")
         elif row.mlflow_run_id is None and row.case not in waiting and row.case not in told.pruned:
             yield Problem(f"case {row.case[:12]}…", "it neither was delivered to MLflow nor waits for it")
-    if not expected.cases and not expected.nights:
+    if not (expected.cases or expected.nights or expected.trainings):
         return
     if not home.mlflow_database.is_file() and not Tracker.is_elsewhere():
         yield Problem("MLflow", "its database is gone; the next night fills it again")
@@ -173,7 +193,9 @@ class _Told:
     files: dict[str, Mapping[str, str]] = field(default_factory=dict)
     nights: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     models: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    champions: dict[str, str] = field(default_factory=dict)
+    aliases: dict[tuple[str, str], str] = field(default_factory=dict)
+    trainings: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    versions: set[str] = field(default_factory=set)
     written: set[str] = field(default_factory=set)
     pruned: set[str] = field(default_factory=set)
     cleared: set[str] = field(default_factory=set)
@@ -204,30 +226,30 @@ class _Told:
             self.nights[facts["batch"]] = facts
         elif kind == "models registered":
             if facts["fresh"]:
-                self.models.clear()
-                self.champions.clear()
+                for shown in (self.models, self.aliases, self.trainings):
+                    shown.clear()
             for model in facts["models"]:
                 self.models[model["card"]] = model
-                if CHAMPION in model["aliases"]:
-                    self._promote(model["card"])
-        elif kind in ("model promoted", "model rolled back"):
-            self._promote(facts["card"])
+                self.aliases |= {(model["name"], alias): model["version"] for alias in model["aliases"]}
+        elif kind in VERSIONS:
+            self.versions.add(facts["card"])
+        elif kind == TRAINING:
+            self.trainings[facts["card"]] = facts
         elif kind in (ERASED, PRUNED):
             self.pruned |= set(facts["cases"])
             self.cleared |= set(facts.get("files", ()))
             for gone in facts["cases"]:
                 self.runs.pop(gone, None)
 
-    def _promote(self, card: str) -> None:
-        if card in self.models:
-            self.champions[self.models[card]["name"]] = self.models[card]["version"]
-
     def expected(self, home: Home, store: Store, waiting: frozenset[str]) -> Expected:
         """What MLflow must show."""
         open_nights = {b.batch: b.summary is not None for b in store.batches() if b.mlflow_run_id is None}
         models = {(m["name"], m["version"]): m for m in self.models.values()}
         runs = frozenset(self.runs.values())
-        return Expected(self.cases(home, store), runs, self.nights, open_nights, waiting, models, self.champions)
+        return Expected(
+            *(self.cases(home, store), runs, self.nights, open_nights, waiting, models, self.aliases, self.trainings),
+            untold=frozenset(self.versions - self.trainings.keys()),
+        )
 
     def cases(self, home: Home, store: Store) -> dict[str, Delivered]:
         """The delivered cases as MLflow must show them; those whose report is gone or spoilt are named elsewhere."""
@@ -262,7 +284,6 @@ def _facts(home: Home, row: CaseRow) -> dict[str, Any] | None:
 
 def _digest(path: Path) -> str | None:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError:
         return None

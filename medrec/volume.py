@@ -16,6 +16,7 @@ from medrec.series import Series
 
 PERPENDICULAR = 5e-3  # cosine between axes; positions and directions are rounded
 HEAD_IS_CUT = 0.05  # share of tissue in the outermost plane; noise and an ear touch less of it
+HU = "HU"  # the unit of CT: air is at -1000
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # NIfTI counts towards right, anterior, superior
 
 

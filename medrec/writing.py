@@ -7,32 +7,36 @@ import hashlib
 import os
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
 
 from medrec import disk, environment, objects
 from medrec.audit import anchor_text
 from medrec.config import CardFiles
 from medrec.dicom import Archive
 from medrec.errors import WorldError
-from medrec.home import Home
-from medrec.outputs import OUTPUTS
-from medrec.report import Case, Status
+from medrec.home import Home, sha256_of
+from medrec.outputs import OUTPUTS, PICTURE_OUTPUTS
+from medrec.prediction import ModelCard
+from medrec.report import AnyCase, Case, PictureCase, Status
 from medrec.series import Series
 from medrec.store import Store
 
 
-def report(case: Case, home: Home) -> dict[str, str]:
+def report(case: AnyCase, home: Home) -> dict[str, str]:
     """Write all outputs into a draft folder, flush it, and put it in place; returns digests by path below the home."""
     final = home.reports / case.report.case
     draft = home.reports / f".draft-{case.report.case}"
     try:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(mode=0o700)
-        for write in OUTPUTS.values():
-            write(case, draft)
+        _write(case, draft)
         digests = {}
         for path in sorted(draft.iterdir()):
+            for inside in sorted(path.iterdir()) if path.is_dir() else ():
+                disk.flush(inside)
             disk.flush(path)
-            digests[str((final / path.name).relative_to(home.root))] = hashlib.sha256(path.read_bytes()).hexdigest()
+            # Files within a folder are named by digests of the patient's own: the folder stands for all of them.
+            digests[str((final / path.name).relative_to(home.root))] = sha256_of(path)
         disk.flush(draft)
         shutil.rmtree(final, ignore_errors=True)  # left by a killed night, or of a case that failed before
         draft.rename(final)
@@ -44,13 +48,22 @@ def report(case: Case, home: Home) -> dict[str, str]:
     return digests
 
 
+def _write(case: AnyCase, folder: Path) -> None:
+    if isinstance(case, PictureCase):
+        for write_pictures in PICTURE_OUTPUTS.values():
+            write_pictures(case, folder)
+    else:
+        for write in OUTPUTS.values():
+            write(case, folder)
+
+
 def returned(case: Case, inputs: Mapping[str, Series], archive: Archive, home: Home, store: Store) -> dict[str, str]:
     """Put what goes back to the study into the outbox; returns digests by path below the home.
 
     A study that nothing can be returned to keeps its report; the reason lies in the outbox.
     """
     card = case.card
-    if card is None or not card.returned.objects or case.report.status is not Status.ANALYSED:
+    if not isinstance(card, ModelCard) or not card.returned.objects or case.report.status is not Status.ANALYSED:
         return {}
     before = store.current(case.report.study, card.name)
     folder = home.outbox / case.report.case

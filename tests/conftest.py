@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as cores: threads of one would only hold up the others
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -16,6 +17,11 @@ from medrec import config
 from medrec.home import Home
 from medrec.night import Night, Request, Summary
 from medrec.phantom import Known, demo_studies
+
+if TYPE_CHECKING:
+    from teaching import Shot
+
+    from medrec.retraining import Outcome
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 
@@ -90,3 +96,27 @@ def run_night(tmp_path: Path, configuration: config.Configuration) -> RunNight:
         return a_night(folder, tmp_path / "home", own or configuration, reanalyse=reanalyse)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> "tuple[Home, Path, list[Shot]]":
+    """A home with labelled stills of 24 patients, for the card of `test_retraining.draft`; read only."""
+    from teaching import shots, teach
+
+    root = tmp_path_factory.mktemp("taught")
+    home, made = Home(root / "home"), shots(root / "dicom", 24)
+    teach(home, "toy", made)
+    return home, root / "dicom", made
+
+
+@pytest.fixture(scope="session")
+def first(
+    taught: "tuple[Home, Path, list[Shot]]", tmp_path_factory: pytest.TempPathFactory
+) -> "tuple[Home, Path, Outcome]":
+    """Such a home after its first training, the card's file, and what came of it; read only."""
+    from test_retraining import retrain, write
+
+    root = tmp_path_factory.mktemp("first")
+    shutil.copytree(taught[0].root, root / "home")
+    card = write(root)
+    return Home(root / "home"), card, retrain(Home(root / "home"), card, taught[1], page=True)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import RunNight, a_night
+from test_night import small_study
 
 from medrec import config
 from medrec.errors import ConfigError
@@ -101,3 +103,40 @@ def test_the_digest_follows_content_not_layout(own: Path) -> None:
     assert config.load(own).sha256 == before
     card(own, version="9.9.9")
     assert config.load(own).sha256 != before
+
+
+# Licences
+
+
+def test_the_packaged_configuration_accepts_every_licence_of_its_cards_by_name() -> None:
+    loaded = config.load()
+    assert config.unaccepted(loaded) == []
+    names = {config.licence_name(c.card.licence) for c in loaded.cards} - set(config.FREE_LICENCES)
+    assert set(loaded.settings.accept_licences) == names  # and none besides
+
+
+def test_a_configuration_of_ones_own_accepts_nothing_that_it_does_not_name(own: Path) -> None:
+    (own / "medrec.yaml").write_text("device: cpu\n")
+    found = config.unaccepted(config.load(own))
+    assert len(found) == 2
+    assert 'accept_licences: ["CC BY-NC-SA 4.0"]' in found[0]
+    assert "non-commercial" in found[0]
+    (own / "medrec.yaml").write_text('accept_licences: ["CC BY-NC-SA 4.0", "free use with citation"]\n')
+    assert config.unaccepted(config.load(own)) == []
+    (own / "medrec.yaml").write_text("models: [phantom]\n")
+    assert config.unaccepted(config.load(own)) == []
+
+
+def test_a_night_with_a_card_whose_licence_is_not_accepted_does_not_start(own: Path, tmp_path: Path) -> None:
+    (own / "medrec.yaml").write_text("models: [brain_mr]\n")
+    (tmp_path / "in").mkdir()
+    with pytest.raises(ConfigError) as error:
+        a_night(tmp_path / "in", tmp_path / "home", config.load(own))
+    assert ["brain_mr" in p and "accept_licences" in p for p in error.value.problems] == [True]
+
+
+def test_a_report_says_under_which_licence_its_weights_are(tmp_path: Path, run_night: RunNight) -> None:
+    small_study(tmp_path / "in")
+    case = run_night(tmp_path / "in").cases[0]
+    page = (tmp_path / "home" / str(case.report)).read_text()
+    assert "<dt>Licence</dt><dd>Apache-2.0</dd>" in page

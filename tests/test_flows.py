@@ -8,6 +8,7 @@ from prefect.states import Failed
 
 import flows
 import flows.nightly
+import flows.retrain
 from medrec.errors import ScanError, WorldError
 from medrec.home import Home
 
@@ -31,3 +32,8 @@ def test_prefect_gets_a_home_and_is_told_to_call_nobody(tmp_path: Path) -> None:
 def test_what_prefect_stores_of_a_night_is_a_batch_and_case_keys() -> None:
     assert list(flows.nightly.nightly.parameters.properties) == ["batch"]
     assert list(flows.nightly.study.fn.__annotations__) == ["batch", "case", "return"]
+
+
+def test_what_prefect_stores_of_a_retraining_is_a_name_and_steps() -> None:
+    assert list(flows.retrain.retrain.parameters.properties) == ["run_name"]
+    assert list(flows.retrain.step.fn.__annotations__) == ["run_name", "name", "return"]

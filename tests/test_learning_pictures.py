@@ -3,6 +3,7 @@
 import csv
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,18 @@ def test_patients_weigh_the_same_whatever_their_views_and_so_do_the_classes(labe
     assert made.images.shape[1:] == (2, 64, 64)
     three_views, one_view = made.weight[:3], made.weight[4]
     assert float(three_views.sum()) == pytest.approx(float(one_view))  # both are patients with a large disc
+
+
+def test_a_graded_class_is_moved_by_its_share_towards_what_that_grade_usually_is(labelled: Path) -> None:
+    found = [replace(p, graded=grade) for p, grade in zip(load(labelled), "aabbb   ", strict=True)]
+    found = [
+        replace(p, graded=p.graded.strip(), positive=yes)
+        for p, yes in zip(found, [1, 0, 1, 1, 0, 1, 0, 1], strict=True)
+    ]
+    told = card(softened={"column": "birads", "share": 0.4})
+    expected = [0.8, 0.2, 1 - 0.4 / 3, 1 - 0.4 / 3, 0.8 / 3, 1, 0, 1]  # "a" is half positive, "b" two thirds
+    assert pictures.softened(found, told).tolist() == pytest.approx(expected)
+    assert pictures.softened(found, CARD).tolist() == [1, 0, 1, 1, 0, 1, 0, 1]
 
 
 def test_outlines_move_with_their_pictures_and_classes_stay() -> None:

@@ -1,5 +1,7 @@
 """Networks see every scanner's head in one frame, and what they mark lies where it was seen."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,9 @@ from medrec.config import CardFiles, load, packaged_configs
 from medrec.errors import ConfigError, WeightsError
 from medrec.models import inference, networks, preprocessing, weights
 from medrec.phantom import Head, Lesion, grid, render
+from medrec.pictures import card_of
 from medrec.prediction import ModelCard, Prediction
-from medrec.volume import Volume
+from medrec.volume import HU, Volume
 
 LESION = Lesion((28.0, -14.0, 12.0), (16.0, 14.0, 15.0))
 
@@ -145,6 +148,19 @@ def test_a_stack_gets_its_neighbours_and_repeats_its_ends() -> None:
     assert seen.tolist() == [[0, 0, 1, 10], [0, 1, 2, 11], [1, 2, 3, 12], [2, 3, 3, 13]]
 
 
+def test_networks_see_ct_in_a_window_as_they_would_see_the_same_picture_whose_air_is_at_zero(model: CardFiles) -> None:
+    plain = volume(head(*POSES["oblique"]))
+    low, high = np.float32(-200), np.float32(plain.voxels.max() - 500)
+    ct = replace(plain, voxels=plain.voxels + low, unit=HU)
+    cut = replace(plain, voxels=np.minimum(plain.voxels, high - low))
+    windowed = model.card.preprocessing.model_copy(update={"window": (float(low), float(high))})
+    card = model.card.model_copy(update={"preprocessing": windowed})
+    seen, _ = preprocessing.images({"flair": ct}, card)
+    assert torch.allclose(seen, preprocessing.images({"flair": cut}, model.card)[0], atol=1e-4)
+    assert card.digest != model.card.digest
+    assert b"window" not in model.card.content  # cards from before keep their digest
+
+
 def test_weights_with_another_digest_are_not_used(model: CardFiles, tmp_path: Path) -> None:
     name, path = next(iter(model.weights.items()))
     data = bytearray(path.read_bytes())
@@ -186,7 +202,7 @@ def test_values_that_are_no_numbers_never_become_nothing_marked() -> None:
 
 @pytest.mark.parametrize("path", sorted((packaged_configs() / "models").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_shipped_card_is_small_measured_and_says_what_it_was_trained_on(path: Path) -> None:
-    card = ModelCard.model_validate(yaml.safe_load(path.read_text()))
+    card = card_of(yaml.safe_load(path.read_text()))
     files = next(c for c in load().cards if c.card.name == card.name).weights.values()
     assert sum(p.stat().st_size for p in files) <= 12e6
     assert all(m.low <= m.value <= m.high for m in card.measured)
@@ -198,6 +214,6 @@ def test_every_shipped_card_is_small_measured_and_says_what_it_was_trained_on(pa
 
 def test_a_kept_card_gives_the_networks_their_channels_in_the_same_order() -> None:
     for model in load().cards:
-        again = ModelCard.model_validate_json(model.card.content)
+        again = card_of(json.loads(model.card.content))
         assert list(again.inputs) == list(model.card.inputs)
         assert again.digest == model.card.digest

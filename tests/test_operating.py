@@ -56,6 +56,18 @@ def test_a_schedule_that_cannot_be_is_a_mistake_by_name(mistake: dict[str, str],
         config.load(tmp_path)
 
 
+def test_a_scheduled_retraining_waits_for_enough_new_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own").mkdir()
+    wanted = {"cron": "0 12 * * 6", "models": ["phantom"], "new_labels": 1}
+    (tmp_path / "own" / "medrec.yaml").write_text(json.dumps({"models": ["phantom"], "retraining": wanted}))
+    monkeypatch.setenv("MEDREC_HOME", str(tmp_path / "home"))
+    configuration = config.load(tmp_path / "own")
+    from flows.deployed import _retrained
+
+    assert configuration.settings.retraining is not None
+    assert _retrained("phantom", configuration.settings.retraining.new_labels, configuration) == "phantom: waiting"
+
+
 # Notices
 
 

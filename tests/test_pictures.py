@@ -99,7 +99,7 @@ def test_the_mask_lies_on_the_lesion_and_the_classifier_sees_it_from_close_by() 
     said = predictor.predict(np.where(lesion, 0.9, 0.1).astype(np.float32))
     assert said.mask.shape == shape
     assert 2 * (said.mask & lesion).sum() / (said.mask.sum() + lesion.sum()) > 0.93
-    assert classifier.seen.shape == (1, 2, SIZE, SIZE)
+    assert classifier.seen.shape == (2, 2, SIZE, SIZE)  # as it is, and mirrored
     expected = torch.tensor(2 * np.pi / 4 / 1.6**2 - 1).sigmoid()
     assert said.positive == pytest.approx(float(expected), abs=0.03)
 
@@ -135,3 +135,16 @@ def test_values_that_are_no_numbers_never_become_a_picture_without_a_mark() -> N
         PicturePrediction(bad, bad > 0.5, None, 0)
     with pytest.raises(ArithmeticError):
         PicturePrediction(np.zeros((2, 2), np.float32), bad > 0.5, float("nan"), 0)
+
+
+def test_a_classifier_looks_from_every_distance_of_its_card_and_the_answers_are_averaged() -> None:
+    wide, image = Wide(), disc((90, 90), 45, 45, 12).astype(np.float32)
+    rules = {"size_px": SIZE, "classify_px": 96, "crop": 1.6, "looks": [0.8, 1.0, 1.5], "paint_out_marks": False}
+    classified = card(
+        preprocessing=rules, classification={**card().networks["segmentation"].model_dump(), "weights": "c.safetensors"}
+    )
+    said = still.StillPredictor(classified, Bright(), wide, "cpu").predict(image).positive
+    # The disc fills pi/4 of its box, which fills 1/(crop look)^2 of what is seen; the outline is -1 and 1.
+    logits = [2 * np.pi / 4 / (1.6 * look) ** 2 - 1 for look in (0.8, 1.0, 1.5)]
+    assert said == pytest.approx(float(np.mean([1 / (1 + np.exp(-x)) for x in logits])), abs=0.01)
+    assert wide.seen.shape[2:] == (96, 96)

@@ -1,13 +1,14 @@
 """What does not look like a head is never given a plain verdict."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from medrec.phantom import Head, Lesion, grid, random_head, render
 from medrec.plausibility import doubts
-from medrec.volume import Volume, midplane_left_mm
+from medrec.volume import HU, Volume, midplane_left_mm
 
 SIZE, SPACING = (96, 112, 28), (2.0, 2.0, 5.0)
 HEAD = Head((Lesion((30.0, -12.0, 14.0), (15.0, 18.0, 14.0)),), SIZE, grid(SIZE, SPACING), seed=1)
@@ -65,6 +66,13 @@ def test_a_head_of_impossible_size_is_doubted_in_its_own_unit() -> None:
 def test_heads_as_scanners_vary_them_are_not_doubted(seed: int) -> None:
     head = random_head(np.random.default_rng(seed), 2)
     assert doubts(volume(render(head)[0], head.affine), EXTENT_MM, False) == ()
+
+
+def test_a_body_in_ct_is_judged_by_what_is_not_air_whose_value_is_below_zero() -> None:
+    body = replace(volume(VOXELS / VOXELS.max() * 1400 - 1000), unit=HU)
+    assert doubts(body, None, False) == ()
+    (text,) = doubts(replace(volume(SPOILED["noise"][0](VOXELS)), unit=HU), None, False)
+    assert "not a picture of a body" in text
 
 
 def test_the_middle_of_a_head_that_the_image_cuts_on_one_side_is_not_known() -> None:

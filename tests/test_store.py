@@ -855,7 +855,7 @@ def test_an_erased_patient_leaves_a_tombstone_and_no_row(store: Store) -> None:
     assert list(store.contradictions()) == []
     *_, last, rewritten = store.ledger()
     assert (rewritten.kind, rewritten.facts["why"]) == ("night rewritten", "patient erased")
-    assert last.facts == {"cases": ["old", "new"], "models": ["model 1"], "by": "somebody"}
+    assert last.facts == {"cases": ["old", "new"], "models": ["model 1"], "by": "somebody", "labels": []}
     with pytest.raises(DataError, match="no case of patient"):
         store.erase("patient", (), (), "somebody", LATER)
     with pytest.raises(DataError, match="after 'patient erased'"):
@@ -866,7 +866,7 @@ def test_an_erased_patient_leaves_a_tombstone_and_no_row(store: Store) -> None:
 def test_a_study_of_several_patients_is_erased_with_any_of_them(store: Store, who: str) -> None:
     store.remember_study("mixed", "mixed", AT, ("one", "two"))
     store.finish(a_case("key", study="mixed", patient="mixed"), wrote("key"), AT)
-    store.rename({"mixed": "mixed2", "one": "one2", "two": "two2"}, {"by": "b", "mapping": "m", "key": "k"}, LATER)
+    store.rename({"mixed": "mixed2", "one": "one2", "two": "two2"}, {"by": "b", "mapping": "m", "key": "k"}, LATER, str)
     assert store.of_patient(f"{who}2") == ("key",)
     assert store.erase(f"{who}2", (), (), "somebody", LATER) == ("key",)
     assert store.pseudonyms() == {"study", "patient", f"{who}2"}  # the erased is known by name only
@@ -880,7 +880,7 @@ def test_renamed_studies_and_patients_are_renamed_everywhere_and_verify_by_their
     store.finish(a_case("key"), {}, AT)
     store.finish_batch("night", AT, '{"cases": [{"case": "key", "study": "study"}], "refusals": []}')
     steps = {"study": "new study", "patient": "new patient"}
-    store.rename(steps, {"by": "b", "mapping": "m", "key": "k"}, LATER)
+    store.rename(steps, {"by": "b", "mapping": "m", "key": "k"}, LATER, str)
     row = store.case("key")
     assert row is not None
     assert (row.study, row.patient) == ("new study", "new patient")
@@ -909,6 +909,7 @@ def test_a_store_of_the_first_schema_is_brought_up_to_this_one_with_its_records(
         old = store.finish(a_case("key"), {}, AT)
         with store._writing() as connection:  # as 0001 left it
             for statement in (
+                *("DROP TABLE sides", "DROP TABLE labels", "DROP TABLE known"),
                 *("DROP TABLE deliveries", "DROP TABLE accepted", "DROP TABLE recalled"),
                 *("DROP TABLE ledger_subjects", "DROP TABLE salts", "DROP TABLE erased", "DROP TABLE study_patients"),
                 "DROP TABLE claims",

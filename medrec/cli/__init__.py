@@ -10,7 +10,19 @@ from typing import Annotated
 
 import typer
 
-from medrec.cli import archive, auditing, keeping, nights, operating, people, replaying, reviewing, scans
+from medrec.cli import (
+    archive,
+    auditing,
+    keeping,
+    labelling,
+    nights,
+    operating,
+    people,
+    replaying,
+    reviewing,
+    scans,
+    training,
+)
 from medrec.cli.common import complain
 
 app = typer.Typer(
@@ -43,6 +55,21 @@ for spoken in (archive.receive, archive.pull, archive.deliver, archive.recall, a
 for auditors in (auditing.verify, auditing.show, auditing.export, auditing.make_key, auditing.anchor):
     audit.command()(auditors)
 app.add_typer(audit, name="audit")
+app.command()(labelling.ingest)
+labels = typer.Typer(no_args_is_help=True, help="What people say of images, so that a model can learn it.")
+labels.command()(labelling.add)
+labels.command("list")(labelling.show)
+app.add_typer(labels, name="labels")
+app.command()(training.retrain)
+models = typer.Typer(no_args_is_help=True, help="Versions of models: which there are, which is in force, who decided.")
+models.command("list")(training.show_models)
+models.command("show")(training.show_model)
+for decided in (training.promote, training.rollback, training.disable):
+    models.command()(decided)
+models.command("export")(training.export_bundle)
+models.command("import")(training.import_bundle)
+models.command()(training.evaluate)
+app.add_typer(models, name="models")
 
 
 def main() -> None:

@@ -57,6 +57,23 @@ def table(title: str, header: tuple[str, ...], rows: list[list[str]]) -> None:
     out.print(table)
 
 
+@contextmanager
+def progress_bar() -> "Iterator[Callable[[str, int, int], None]]":
+    """A bar for each thing that is done, with how long it will still take."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description:8}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=out) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def progress(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done, total=total)
+
+        yield progress
+
+
 def say(text: str) -> None:
     """Print as it stands: a path may hold what rich would take for markup."""
     out.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -3,11 +3,11 @@
 import shlex
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medrec.cli.common import ConfigOption, HomeOption, out, say, stdout_kept, table
+from medrec.cli.common import ConfigOption, HomeOption, out, progress_bar, say, stdout_kept, table
 
 if TYPE_CHECKING:
     from medrec.night import Request, Summary
@@ -113,20 +113,10 @@ def run_nightly(request: "Request") -> "Summary":
     """Run a night with progress bars."""
     from importlib.metadata import entry_points
 
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     # Flows are found by name, so that no room of medrec imports Prefect.
     (flow,) = entry_points(group="medrec.flows", name="nightly")
     run = flow.load()
-    columns = (TextColumn("{task.description:8}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=out) as bar:
-        tasks: dict[str, Any] = {}
-
-        def progress(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
-            bar.update(tasks[what], completed=done, total=total)
-
+    with progress_bar() as progress:
         summary: Summary = run(request, progress)
     return summary
 

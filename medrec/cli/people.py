@@ -68,7 +68,7 @@ def erase(
     from medrec.dicom.identity import patient_of
 
     place, store = open_store(home)
-    with store, place.lock():
+    with store, place.alone():
         if patient == "-":
             patient_id, issuer = sys.stdin.readline(), sys.stdin.readline()
             patient = patient_of(Pseudonyms.load(place.key), patient_id, issuer)

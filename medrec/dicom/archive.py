@@ -33,6 +33,7 @@ from medrec.volume import Volume
 
 if TYPE_CHECKING:
     from medrec.dicom.memory import Memory
+    from medrec.dicom.stills import Still
     from medrec.prediction import InputRule
 
 KEEP_BYTES = 2**29  # of files, between scanning and decoding
@@ -41,6 +42,9 @@ FILES_AT_ONCE = 32
 BYTES_AT_ONCE = 2**26
 # A header takes milliseconds; a process that needs this long is held up by what it reads.
 PARSE_SECONDS = 20.0
+# One image of at most a few megabytes takes milliseconds.
+STILL_SECONDS = 60.0
+STILLS_AT_ONCE = 2 * isolation.WORKERS
 Found = ScanFile | Refused | str
 Chunk = Sequence[tuple[int, Path, State | None]]
 
@@ -124,6 +128,18 @@ class Archive:
             frozenset(f.ordinal for f in every if isinstance(f, ScanFile) and f.member),
         )
 
+    def folders(self, file: ScanFile) -> frozenset[str]:
+        """Pseudonyms of the folders below the input that a file lies in, and of the zip file that it is packed in."""
+        path = self._paths[file.ordinal].relative_to(self._folder)
+        packed = (path.stem,) if file.member else ()
+        return frozenset(self._pseudonyms.of("called", name) for name in (*path.parts[:-1], *packed))
+
+    def called(self, file: ScanFile) -> frozenset[str]:
+        """Pseudonyms of a file's name, with and without its ending; none in a zip file, where names do not count."""
+        name = self._paths[file.ordinal].name
+        both = () if file.member else (name, Path(name).stem)
+        return frozenset(self._pseudonyms.of("called", one) for one in both)
+
     def modified(self, ordinal: int) -> float:
         """When a file was last written, in seconds since 1970."""
         return self._modified[ordinal]
@@ -135,6 +151,34 @@ class Archive:
         Raises WorldError when a file has changed since it was indexed.
         """
         return Decoding(series, self._natives, self._bytes, self._opened).volume()
+
+    def stills(self, files: Sequence[ScanFile]) -> Iterator["Still | Refused"]:
+        """Each file's single image, or why it has none, in the order of `files`; decoded several at a time.
+
+        Raises WorldError when a file has changed since it was indexed.
+        """
+        under_way: deque[tuple[ScanFile, Future[Still | str]]] = deque()
+        for file in files:
+            under_way.append((file, self._start_still(file)))
+            if len(under_way) >= STILLS_AT_ONCE:
+                yield self._still(*under_way.popleft())
+        while under_way:
+            yield self._still(*under_way.popleft())
+
+    def _start_still(self, file: ScanFile) -> "Future[Still | str]":
+        return isolation.start(work.still, self._bytes(file), self._pseudonyms, seconds=STILL_SECONDS)
+
+    def _still(self, file: ScanFile, future: "Future[Still | str]") -> "Still | Refused":
+        try:
+            found = isolation.result(future)
+        except isolation.Lost:  # was it the file, or the machine?
+            try:
+                found = isolation.result(self._start_still(file))
+            except isolation.Lost as lost:
+                found = lost.why
+        if not isinstance(found, str):
+            return found
+        return Refused(file.sha256, file.ordinal, Reason.BAD_PIXELS, found or "its image cannot be decoded")
 
     def source(self, series: Series) -> Source:
         """What objects made from a series must carry back to its study: read again from its files.
@@ -162,9 +206,9 @@ class Archive:
         path = self._paths[file.ordinal]
         if not file.member:
             return reading.bytes_again(path, file.sha256, file.ordinal)
-        with self._unpacking:  # one study may be decoded while objects are made of another
+        with self._large:  # one at a time: it may be large
             if file.ordinal not in self._packed:
-                self._packed.clear()  # one at a time: it may be large
+                self._packed.clear()
                 self._packed[file.ordinal] = reading.Packed(reading.bytes_again(path, file.sha256, file.ordinal))
             return self._packed[file.ordinal].read(file.member)
 

@@ -18,7 +18,7 @@ from medrec.dicom.decoders import PixelError
 from medrec.dicom.pixels import Native
 from medrec.dicom.work import Decoded
 from medrec.series import Reason, Refused, ScanFile, Series, Skipped
-from medrec.volume import Volume, affine_of
+from medrec.volume import HU, Volume, affine_of
 
 # What a file may take to decode: JPEG 2000, the slowest, manages ten times this many bytes of pixels a second.
 DECODE_SECONDS = 30.0
@@ -67,7 +67,7 @@ class Decoding:
         volume = Volume(
             voxels=values.transpose(2, 1, 0),
             affine_ijk_to_lps=affine_of(series),
-            unit="HU" if series.first.modality == "CT" else "scanner units",
+            unit=HU if series.first.modality == "CT" else "scanner units",
             series=series.first.series,
             pixels_sha256=digest.hexdigest(),
         )

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,10 @@ from medrec.dicom.decoders import PixelError
 from medrec.dicom.parsing import Compiled, Incomplete, Parsed
 from medrec.dicom.pseudonyms import Pseudonyms
 from medrec.series import Reason, Refused
+
+if TYPE_CHECKING:
+    from medrec.dicom.marked import Marked
+    from medrec.dicom.stills import Still
 
 Decoded = tuple[npt.NDArray[Any], npt.NDArray[np.float32]]  # stored values, rescaled values: (slices, rows, columns)
 
@@ -41,6 +45,30 @@ def _parse(
     except Exception as error:  # a crafted file may raise anything; its text may hold a name
         detail = f"its header cannot be read ({type(error).__name__})"
         return Refused(file.digest, file.ordinal, Reason.BROKEN, detail)
+
+
+def still(data: bytes, pseudonyms: Pseudonyms) -> "Still | str":
+    """The image of a whole file of one, or a phrase that says why there is none; "" where that would quote the file."""
+    from medrec.dicom import stills  # brings pydantic, which nobody else here needs
+
+    try:
+        return stills.read(data, pseudonyms)
+    except PixelError as error:
+        return str(error)
+    except Exception:  # decoders raise anything; the text may quote a header, so it is dropped
+        return ""
+
+
+def marked(data: bytes, pseudonyms: Pseudonyms, wanted: Sequence[str]) -> "Marked | str":
+    """What a whole file marks on a series, or a phrase that says why nothing; "" where that would quote the file."""
+    from medrec.dicom.marked import read  # only where labels are added
+
+    try:
+        return read(data, pseudonyms, wanted)
+    except PixelError as error:
+        return str(error)
+    except Exception:  # parsers and decoders raise anything; the text may quote a header, so it is dropped
+        return ""
 
 
 def decode(data: bytes) -> Decoded | str:

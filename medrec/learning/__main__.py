@@ -8,22 +8,18 @@ end; to compare recipes, `--rehearse` leaves them out and holds back others of t
 """
 
 import argparse
-import hashlib
 import json
 import logging
 from pathlib import Path
 
-import torch
 import yaml
 
-from medrec.learning import cases, evaluation, starts, training
+from medrec.learning import cases, evaluation, volumes
 from medrec.learning.cases import LabelledCase
-from medrec.models import inference, networks, preprocessing, weights
-from medrec.prediction import ModelCard, Network
+from medrec.models import inference
+from medrec.prediction import ModelCard
 
 log = logging.getLogger("medrec.learning")
-
-POSITIVE_SHARE = 5e-4  # of the square: fewer pixels are an edge that could as well be the next slice's
 
 
 def main() -> None:
@@ -74,41 +70,7 @@ def split(
 
 def train(card: ModelCard, learn: list[LabelledCase], out: Path, device: str) -> ModelCard:
     """Fit all networks of a card; returns the card with the digests of the weights written to `out`."""
-    slices = training.Slices.of([cases.sample(c, card) for c in learn], card.preprocessing.neighbours)
-
-    def fit(part: Network, outlines: bool) -> Network:
-        done = out / part.weights
-        if done.exists():  # trained before a kill, or to be measured again
-            return part.model_copy(update={"sha256": hashlib.sha256(done.read_bytes()).hexdigest()})
-        recipe = part.training or card.training
-        torch.manual_seed(recipe.seed)
-        network = networks.build(part.kind, part.settings, preprocessing.channels(card))
-        if part.start is not None:
-            starts.begin(network, part.start)
-        loss = training.outline_loss(recipe.overlap) if outlines else training.slice_loss(POSITIVE_SHARE)
-        fitted = training.fit(
-            network,
-            training.varied(slices, recipe, 1 + 2 * card.preprocessing.neighbours, device),
-            loss,
-            _steps(card, part, outlines),
-            recipe,
-            out / f"{part.weights}.checkpoint",
-            device,
-        )
-        return part.model_copy(update={"sha256": weights.write(fitted.state_dict(), done)})
-
-    segmentation = fit(card.segmentation, True)
-    ensemble = tuple(fit(part, True) for part in card.ensemble)
-    classification = None if card.classification is None else fit(card.classification, False)
-    return card.model_copy(
-        update={"segmentation": segmentation, "ensemble": ensemble, "classification": classification}
-    )
-
-
-def _steps(card: ModelCard, part: Network, outlines: bool) -> int:
-    if part.training is not None:
-        return part.training.steps
-    return card.training.segmentation_steps if outlines else card.training.classification_steps
+    return volumes.train(card, [cases.sample(c, card) for c in learn], out, device)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,22 @@ class Augmentation:
             x = self._coarse(self._bent(x))
         return self._drop(self._intensity(x)), y
 
+    def of_volumes(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same for volumes (n, inputs, z, s, s) and targets (n, 1, z, s, s): all slices share every draw.
+
+        `grid_channels` is then the number of slices.
+        """
+        n, inputs, depth, *square = x.shape
+        posed, target = self._pose(x.reshape(n, inputs * depth, *square), y.reshape(n, depth, *square))
+        parts = [self._coarse(self._bent(p)) if self._strong else p for p in posed.split(depth, 1)]
+        images = torch.stack([self._intensity(p) for p in parts], 1)
+        kept = self._uniform(0, 1, n, inputs, 1, 1, 1) >= DROPPED_SHARE
+        kept[:, 0] = True
+        images, marks = images * kept.to(x.device), target.reshape(y.shape)
+        flip = self._uniform(0, 1, n) < 0.5
+        images[flip], marks[flip] = images[flip].flip(2), marks[flip].flip(2)
+        return images, marks
+
     def _uniform(self, low: float, high: float, *shape: int) -> torch.Tensor:
         return torch.rand(shape, generator=self._generator) * (high - low) + low
 
@@ -89,10 +105,17 @@ class Augmentation:
         coarse = self._uniform(-BIAS_FIELD, BIAS_FIELD, n, 1, 3, 3)
         field = F.interpolate(coarse, x.shape[2:], mode="bicubic", align_corners=False).to(x.device)
         x = x + field * (x + 1.5)
-        noise = torch.randn(x.shape, generator=self._generator).to(x.device)
-        return x + noise * self._uniform(0, NOISE, n, 1, 1, 1).to(x.device)
+        return x + noise_like(x, self._generator) * self._uniform(0, NOISE, n, 1, 1, 1).to(x.device)
 
     def _drop(self, x: torch.Tensor) -> torch.Tensor:
         others = x.shape[1] - self._grid
         kept = self._uniform(0, 1, len(x), others, 1, 1).to(x.device) >= DROPPED_SHARE
         return torch.cat([x[:, : self._grid], x[:, self._grid :] * kept], 1)
+
+
+def noise_like(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Normal noise in the shape of `x`, drawn where `x` lies: on a GPU from a stream that the generator seeds."""
+    if x.device.type != "cpu":
+        seed = int(torch.randint(2**31, (), generator=generator))
+        generator = torch.Generator(x.device).manual_seed(seed)
+    return torch.randn(x.shape, generator=generator, device=x.device)

@@ -69,14 +69,22 @@ def load(card: ModelCard, dicom: Path, table: Path, masks: Path) -> Iterator[Lab
         routed = select(study, card)
         if not isinstance(routed, Routed):
             continue
-        volumes = {}
-        for name, series in routed.inputs.items():
-            loaded = archive.load(series)
-            if not isinstance(loaded, Skipped):
-                volumes[name] = loaded[0]
-        grid = volumes[card.grid]
-        inputs = {name: on_grid(volume, grid) for name, volume in volumes.items()}
+        inputs = inputs_of(routed, card, archive)
+        if card.grid not in inputs:
+            continue
+        grid = inputs[card.grid]
         yield LabelledCase(study.study, study.patients[0], inputs, read_mask(mask_of[study.study], grid))
+
+
+def inputs_of(routed: Routed, card: ModelCard, archive: Archive) -> dict[str, Volume]:
+    """The inputs of a routed study on the grid of the card's grid input; those that cannot be read are left out."""
+    volumes = {}
+    for name, series in routed.inputs.items():
+        loaded = archive.load(series)
+        if not isinstance(loaded, Skipped):
+            volumes[name] = loaded[0]
+    grid = volumes.get(card.grid)
+    return {} if grid is None else {name: on_grid(volume, grid) for name, volume in volumes.items()}
 
 
 def read_mask(path: Path, grid: Volume) -> npt.NDArray[np.bool_]:

@@ -28,14 +28,15 @@ from torch.nn import functional as F
 
 from medrec.dicom import Pseudonyms, stills
 from medrec.errors import ConfigError, ScanError
-from medrec.learning import starts, training
-from medrec.models import inference, marks, networks, still, weights
+from medrec.learning import augmentation, fitting, training
+from medrec.models import inference, marks, still
 from medrec.pictures import PictureCard
 from medrec.prediction import Measured, Network, Recipe
 from medrec.statistics import Interval, auc, dice, mean_of_images
 
 log = logging.getLogger("medrec.learning.pictures")
 
+AT_ONCE = 16
 CALIPERS = 2  # a distance has two ends: an image with fewer crosses counts as one without
 COLUMNS = ("image", "sop_instance_uid", "patient_id", "fold")
 SMOOTHED = 0.03  # of a class: pathology is certain, what one image shows of it is not
@@ -48,7 +49,11 @@ GAMMA, CONTRAST, BRIGHTNESS, NOISE = 0.5, (0.75, 1.3), 0.3, 0.1
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelledPicture:
-    """One image: pixels (rows, columns) float32 in 0..1, mask (rows, columns) bool, and whether it is positive."""
+    """One image: pixels (rows, columns) float32 in 0..1, mask (rows, columns) bool, and whether it is positive.
+
+    `outlined` and `classed` say which of these a label tells: where none does, the mask is empty, the class negative.
+    `graded` is what the label says in the column by which the card softens classes, if any.
+    """
 
     image: str
     patient: str
@@ -57,6 +62,9 @@ class LabelledPicture:
     mask: npt.NDArray[np.bool_]
     positive: bool
     pixels_sha256: str
+    outlined: bool = True
+    classed: bool = True
+    graded: str = ""
 
 
 def load(card: PictureCard, dicom: Path, table: Path, masks: Path) -> Iterator[LabelledPicture]:
@@ -65,7 +73,8 @@ def load(card: PictureCard, dicom: Path, table: Path, masks: Path) -> Iterator[L
     """
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    wanted = {*COLUMNS, *([card.class_column] if card.class_column else [])}
+    graded = None if card.softened is None else card.softened.column
+    wanted = {*COLUMNS, *(column for column in (card.class_column, graded) if column)}
     if not rows or not wanted <= set(rows[0]):
         raise ConfigError([f"{table.name}: the columns {', '.join(sorted(wanted))} are needed"])
     folds = Counter(patient for patient, _ in {(r["patient_id"], r["fold"]) for r in rows})
@@ -84,8 +93,10 @@ def load(card: PictureCard, dicom: Path, table: Path, masks: Path) -> Iterator[L
                 f"a mask of {mask.shape} pixels is not of its image's {found.pixels.shape}: it was not used"
             )
         positive = card.class_column is not None and row[card.class_column] == card.positive
-        name, fold = row["image"], row["fold"]
-        yield LabelledPicture(name, found.patient, fold, found.pixels, mask, positive, found.pixels_sha256)
+        yield LabelledPicture(
+            row["image"], found.patient, row["fold"], found.pixels, mask, positive, found.pixels_sha256,
+            graded=row[graded] if graded else "",
+        )  # fmt: skip
 
 
 def shown(picture: LabelledPicture, card: PictureCard) -> torch.Tensor:
@@ -114,24 +125,30 @@ class Pictures:
     @classmethod
     def to_classify(cls, pictures: Sequence[LabelledPicture], card: PictureCard) -> "Pictures":
         """What is close to each outline, and classes as targets (n, 1); patients and classes weigh alike."""
-        size, scale = card.preprocessing.size_px, card.preprocessing.crop * WIDER
-        images = [still.to_classify(shown(p, card), p.mask, scale, size).half() for p in pictures]
+        images = [still.looked_at(shown(p, card), p.mask, card.preprocessing, WIDER).half() for p in pictures]
         positive = torch.tensor([float(p.positive) for p in pictures])
         views = Counter(p.patient for p in pictures)
         weight = torch.tensor([1 / views[p.patient] for p in pictures])
         for side in (positive > 0, positive == 0):
             weight[side] /= weight[side].sum()
-        return cls(torch.cat(images), positive[:, None], weight)
+        return cls(torch.cat(images), softened(pictures, card)[:, None], weight)
+
+    def looks(self) -> list[fitting.Batch]:
+        """All images as they are, in batches."""
+        return list(zip(self.images.float().split(AT_ONCE), self.targets.float().split(AT_ONCE), strict=True))
 
     def batches(self, recipe: Recipe, device: str) -> training.Batches:
-        """Batches of varied images."""
+        """Batches of varied images, which lie on `device` from the start."""
+        images, targets = self.images.to(device), self.targets.to(device)
 
         def batch(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-            pick = torch.multinomial(self.weight, recipe.batch, True, generator=generator)
-            x, y = varied(self.images[pick].float(), self.targets[pick].float(), generator)
-            return x.to(device), y.to(device)
+            pick = torch.multinomial(self.weight, recipe.batch, True, generator=generator).to(device)
+            return varied(images[pick].float(), targets[pick].float(), generator)
 
         return batch
+
+
+Made = Callable[[Sequence[LabelledPicture], PictureCard], Pictures]
 
 
 def varied(x: torch.Tensor, y: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -142,11 +159,11 @@ def varied(x: torch.Tensor, y: torch.Tensor, generator: torch.Generator) -> tupl
     n, maps = len(x), y.ndim == 4
 
     def uniform(low: float, high: float, *shape: int) -> torch.Tensor:
-        return torch.rand(shape, generator=generator) * (high - low) + low
+        return torch.rand(shape, generator=generator).to(x.device) * (high - low) + low
 
     angle, scale = uniform(-ROTATION_RAD, ROTATION_RAD, n), uniform(*(SCALE_OF_WHOLE if maps else SCALE_OF_CROP), n)
     stretched, mirror = scale * uniform(*STRETCH, n), uniform(0, 1, n).round() * 2 - 1
-    theta = torch.zeros(n, 2, 3)
+    theta = torch.zeros(n, 2, 3, device=x.device)
     theta[:, 0, 0], theta[:, 0, 1] = scale * angle.cos() * mirror, stretched * angle.sin()
     theta[:, 1, 0], theta[:, 1, 1] = -scale * angle.sin() * mirror, stretched * angle.cos()
     theta[:, :, 2] = uniform(-SHIFT, SHIFT, n, 2)
@@ -156,8 +173,20 @@ def varied(x: torch.Tensor, y: torch.Tensor, generator: torch.Generator) -> tupl
         y = (F.grid_sample(y, grid, align_corners=False) > 0.5).float()
     picture = ((x[:, :1] + 2) / 4).clamp(0, 1) ** uniform(-GAMMA, GAMMA, n, 1, 1, 1).exp() * 4 - 2
     picture = picture * uniform(*CONTRAST, n, 1, 1, 1) + uniform(-BRIGHTNESS, BRIGHTNESS, n, 1, 1, 1)
-    picture = picture + torch.randn(picture.shape, generator=generator) * uniform(0, NOISE, n, 1, 1, 1)
+    picture = picture + augmentation.noise_like(picture, generator) * uniform(0, NOISE, n, 1, 1, 1)
     return torch.cat([picture, x[:, 1:]], 1), y
+
+
+def softened(pictures: Sequence[LabelledPicture], card: PictureCard) -> torch.Tensor:
+    """Targets (n,) in 0..1: each image's class, moved as the card says; where an image is not graded, not at all."""
+    hard = torch.tensor([float(p.positive) for p in pictures])
+    if card.softened is None:
+        return hard
+    graded = np.array([p.graded for p in pictures])
+    usual = hard.clone()
+    for grade in set(graded) - {""}:
+        usual[torch.from_numpy(graded == grade)] = hard[torch.from_numpy(graded == grade)].mean()
+    return hard + card.softened.share * (usual - hard)
 
 
 def class_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -165,28 +194,32 @@ def class_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return F.binary_cross_entropy_with_logits(logits, target * (1 - 2 * SMOOTHED) + SMOOTHED)
 
 
-def train(card: PictureCard, pictures: Sequence[LabelledPicture], out: Path, device: str) -> PictureCard:
+def train(
+    card: PictureCard,
+    pictures: Sequence[LabelledPicture],
+    out: Path,
+    device: str,
+    watching: Sequence[LabelledPicture] = (),
+    following: fitting.Following | None = None,
+) -> PictureCard:
     """Fit the networks of a card; returns the card with the digests of the weights written to `out`."""
 
-    def fit(part: Network, channels: int, made: Any, loss: training.Loss, steps: int) -> Network:
-        done = out / part.weights
-        if done.exists():  # trained before a kill, or to be measured again
-            return part.model_copy(update={"sha256": hashlib.sha256(done.read_bytes()).hexdigest()})
+    def fit(part: Network, channels: int, made: Made, loss: training.Loss, steps: int) -> Network:
         recipe = part.training or card.training
-        torch.manual_seed(recipe.seed)
-        network = networks.build(part.kind, part.settings, channels)
-        if part.start is not None:
-            starts.begin(network, part.start)
-        batches = made(pictures, card).batches(recipe, device)
         steps = steps if part.training is None else part.training.steps
-        checkpoint = out / f"{part.weights}.checkpoint"
-        fitted = training.fit(network, batches, loss, steps, recipe, checkpoint, device)
-        return part.model_copy(update={"sha256": weights.write(fitted.state_dict(), done)})
+        learn, watch = ([p for p in of if told(p, made)] for of in (pictures, watching))
+        batches = made(learn, card).batches(recipe, device)
+        looks = made(watch, card).looks() if watch else []
+        return fitting.fit(part, channels, recipe, steps, batches, loss, out, device, looks, following)
 
-    loss = training.outline_loss((card.segmentation.training or card.training).overlap)
-    steps = card.training
-    outlining = fit(card.segmentation, still.CHANNELS_TO_OUTLINE, Pictures.to_outline, loss, steps.segmentation_steps)
-    calling = card.classification
+    def told(picture: LabelledPicture, made: Made) -> bool:
+        return picture.outlined if made == Pictures.to_outline else picture.classed
+
+    steps, outlining, calling = card.training, card.segmentation, card.classification
+    if outlining is not None:
+        loss = training.outline_loss((outlining.training or steps).overlap)
+        channels = still.CHANNELS_TO_OUTLINE
+        outlining = fit(outlining, channels, Pictures.to_outline, loss, steps.segmentation_steps)
     if calling is not None:
         channels = still.CHANNELS_TO_CLASSIFY
         calling = fit(calling, channels, Pictures.to_classify, class_loss, steps.classification_steps)

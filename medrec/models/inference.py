@@ -1,8 +1,7 @@
 """The predictor: one card's networks in memory, many studies through them.
 
-Weights are read and checked once. Whole forward passes on CPU are float32 and give the same bits on every run. Where
-the card says so each slice is seen as it is and mirrored, and the two answers are averaged; so are those of an
-ensemble.
+Weights are read and checked once. Whole forward passes on CPU are float32 and give the same bits on every run. The
+answers of an ensemble are averaged; so are those to a slice and to its mirror image, where the card says so.
 
 Memory that runs out costs a study time, not its report: fewer slices at a time, one at last, then the CPU; what was
 done is told with the prediction, and the next study begins at the top again. On a device that is not the CPU what the
@@ -76,10 +75,18 @@ class TorchPredictor:
         return TorchPredictor(plain, outlining, calling, "cpu")._run(stack, 1, "cpu")
 
     def _run(self, stack: torch.Tensor, at_once: int, device: str) -> tuple[list[torch.Tensor], torch.Tensor | None]:
-        maps = [torch.cat(list(self._said(network, stack, at_once, device)))[:, 0] for network in self._segmentation]
+        maps = [self._outlined(network, stack, at_once, device)[:, 0] for network in self._segmentation]
         if self._classification is None:
             return maps, None
         return maps, torch.cat(list(self._said(self._classification, stack, at_once, device)))[:, 0]
+
+    def _outlined(self, network: nn.Module, stack: torch.Tensor, at_once: int, device: str) -> torch.Tensor:
+        """(k, channels, y, x) to probabilities (k, 1, y, x), slice by slice or all together as the card says."""
+        depth = self.card.preprocessing.depth
+        if depth is None:
+            return torch.cat(list(self._said(network, stack, at_once, device)))
+        (maps,) = self._said(network, preprocessing.whole(stack, depth), at_once, device)
+        return preprocessing.slices(maps, len(stack))
 
     @torch.inference_mode()
     def _said(self, network: nn.Module, stack: torch.Tensor, at_once: int, device: str) -> Iterator[torch.Tensor]:
@@ -87,13 +94,13 @@ class TorchPredictor:
         running = self.card.running
         for part in stack.split(at_once):
             x = part.to(device)
-            if running.channels_last and device != "cpu":
+            if running.channels_last and device != "cpu" and x.ndim == 4:
                 x = x.contiguous(memory_format=torch.channels_last)
             with _precision(running, device):
                 said = network(x).sigmoid().float()
                 if running.mirrored:
-                    mirrored = network(x.flip(3)).sigmoid().float()
-                    said = (said + (mirrored.flip(3) if mirrored.ndim == 4 else mirrored)) / 2
+                    mirrored = network(x.flip(-1)).sigmoid().float()
+                    said = (said + (mirrored.flip(-1) if mirrored.ndim > 2 else mirrored)) / 2
             yield said.cpu()
 
 

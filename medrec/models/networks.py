@@ -20,6 +20,11 @@ def _unet(channels_in: int, channels: tuple[int, ...] = (16, 32, 64, 128, 256), 
     return UNet(2, channels_in, 1, channels, strides, num_res_units=res_units)
 
 
+def _unet3d(channels_in: int, channels: tuple[int, ...] = (16, 32, 64, 128), res_units: int = 1) -> nn.Module:
+    """The same for whole volumes: one logit per voxel."""
+    return UNet(3, channels_in, 1, channels, (2,) * (len(channels) - 1), num_res_units=res_units)
+
+
 def _densenet(
     channels_in: int, blocks: tuple[int, ...] = (3, 6, 12, 8), growth: int = 16, first: int = 32, dropout: float = 0.1
 ) -> nn.Module:
@@ -31,6 +36,7 @@ def _densenet(
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "unet": _unet,
+    "unet3d": _unet3d,
     "densenet": _densenet,
     "lite_unet": LiteUNet,
     "lite_classifier": LiteClassifier,
@@ -39,6 +45,8 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 
 def build(kind: str, settings: Settings, channels_in: int) -> nn.Module:
     """A network with fresh weights: (n, channels_in, y, x) to logits (n, 1, y, x) or (n, 1).
+
+    `unet3d` is for cards with `preprocessing.depth`: (n, channels_in, z, y, x) to logits (n, 1, z, y, x).
 
     Raises ConfigError when the card names an unknown network or a setting that it does not have.
     """

@@ -7,7 +7,7 @@ made lies where it came from, on every orientation.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import nibabel as nib
 import numpy as np
@@ -75,6 +75,13 @@ def frame_of(volume: Volume, size_px: int) -> Frame:
     return Frame(turn, undo, box, turned.shape, size_px)
 
 
+def windowed(volume: Volume, window: tuple[float, float] | None) -> Volume:
+    """Values cut off at both ends and counted from the lower one; as they are without a window."""
+    if window is None:
+        return volume
+    return replace(volume, voxels=np.clip(volume.voxels, *window) - np.float32(window[0]))
+
+
 def normalised(voxels: npt.NDArray[np.float32], tissue: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
     """Intensities with the tissue's median at 0, in units of twice the spread of its central nine tenths."""
     values = voxels[tissue]
@@ -92,6 +99,8 @@ def channels(card: ModelCard) -> int:
 
 def images(inputs: Mapping[str, Volume], card: ModelCard) -> tuple[torch.Tensor, Frame]:
     """Inputs on one grid to (k, inputs, size, size) float32, the grid's own input first; absent ones are 0."""
+    unit, window = inputs[card.grid].unit, card.preprocessing.window
+    inputs = {name: windowed(v, window if v.unit == unit else None) for name, v in inputs.items()}
     grid = inputs[card.grid]
     tissue = foreground(grid.voxels)
     frame = frame_of(grid, card.preprocessing.size_px)
@@ -112,3 +121,13 @@ def with_neighbours(stack: torch.Tensor, neighbours: int) -> torch.Tensor:
         stack[torch.arange(len(stack)).add(offset).clamp(0, last), :1] for offset in range(-neighbours, neighbours + 1)
     ]
     return torch.cat([*around, stack[:, 1:]], 1)
+
+
+def whole(stack: torch.Tensor, depth: int) -> torch.Tensor:
+    """(k, inputs, y, x) to (1, inputs, depth, y, x): what a network sees that sees the whole volume."""
+    return F.interpolate(stack.transpose(0, 1)[None], (depth, *stack.shape[2:]), mode="trilinear", align_corners=False)
+
+
+def slices(maps: torch.Tensor, count: int) -> torch.Tensor:
+    """(1, 1, depth, y, x) to (count, 1, y, x): back to the slices of the volume."""
+    return F.interpolate(maps, (count, *maps.shape[3:]), mode="trilinear", align_corners=False)[0].transpose(0, 1)

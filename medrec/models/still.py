@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from medrec.models import marks, networks, weights
-from medrec.pictures import PictureCard, PicturePrediction
+from medrec.pictures import PictureCard, PicturePrediction, PicturePreprocessing
 from medrec.prediction import Network
 
 CHANNELS_TO_OUTLINE, CHANNELS_TO_CLASSIFY = 1, 2  # the image; the image and its outline
@@ -97,15 +97,30 @@ def to_classify(image: torch.Tensor, mask: npt.NDArray[np.bool_], scale: float, 
     return torch.cat([both[:, :1], both[:, 1:] * 2 - 1], 1)
 
 
+def looked_at(
+    image: torch.Tensor, mask: npt.NDArray[np.bool_], rules: PicturePreprocessing, look: float = 1.0
+) -> torch.Tensor:
+    """What the classifier of a card sees from `look` times its distance; see `to_classify`."""
+    return to_classify(image, mask, rules.crop * look, rules.classify_px or rules.size_px)
+
+
+def tempered(probability: float, temperature: float) -> float:
+    """A probability whose logit is divided by `temperature`."""
+    if temperature == 1 or not 0 < probability < 1:
+        return probability
+    odds: float = (probability / (1 - probability)) ** (1 / temperature)
+    return odds / (1 + odds)
+
+
 class StillPredictor:
     """Implements `medrec.pictures.PicturePredictor`."""
 
     def __init__(
-        self, card: PictureCard, segmentation: nn.Module, classification: nn.Module | None, device: str
+        self, card: PictureCard, segmentation: nn.Module | None, classification: nn.Module | None, device: str
     ) -> None:
         self.card = card
         self.device = device
-        self._segmentation = segmentation.to(device).eval()
+        self._segmentation = None if segmentation is None else segmentation.to(device).eval()
         self._classification = None if classification is None else classification.to(device).eval()
 
     def predict(self, pixels: npt.NDArray[np.float32]) -> PicturePrediction:
@@ -114,19 +129,21 @@ class StillPredictor:
         found = marks.find(pixels)
         image = seen(marks.painted_out(pixels, found) if rules.paint_out_marks else pixels)
         shape = (pixels.shape[0], pixels.shape[1])
-        probability = back(self._mirrored(self._segmentation, whole(image, rules.size_px)), shape)
+        probability = np.zeros(shape, np.float32)
+        if self._segmentation is not None:
+            probability = back(self._mirrored(self._segmentation, whole(image, rules.size_px)), shape)
         decision = self.card.decision
         mask = largest(probability > decision.pixel_threshold, decision.minimum_area_px)
         positive = None
         if self._classification is not None:
-            close = to_classify(image, mask, rules.crop, rules.size_px)
-            positive = float(self._mirrored(self._classification, close))
+            close = torch.cat([looked_at(image, mask, rules, look) for look in rules.looks])
+            positive = tempered(float(self._mirrored(self._classification, close).mean()), decision.temperature)
         return PicturePrediction(probability, mask, positive, sum(not m.text for m in found))
 
     @torch.inference_mode()
     def _mirrored(self, network: nn.Module, image: torch.Tensor) -> torch.Tensor:
         x = image.to(self.device)
-        plain, mirrored = network(x).sigmoid(), network(x.flip(3)).sigmoid()
+        plain, mirrored = network(torch.cat([x, x.flip(3)])).sigmoid().chunk(2)
         both: torch.Tensor = (plain + (mirrored.flip(3) if mirrored.ndim == 4 else mirrored)) / 2
         return both.cpu()
 
@@ -143,4 +160,5 @@ def load(card: PictureCard, files: Mapping[str, Path], device: str) -> StillPred
         return built
 
     classification = None if card.classification is None else network(card.classification, CHANNELS_TO_CLASSIFY)
-    return StillPredictor(card, network(card.segmentation, CHANNELS_TO_OUTLINE), classification, device)
+    segmentation = None if card.segmentation is None else network(card.segmentation, CHANNELS_TO_OUTLINE)
+    return StillPredictor(card, segmentation, classification, device)

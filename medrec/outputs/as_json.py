@@ -8,12 +8,12 @@ import json
 from pathlib import Path
 
 from medrec.errors import DataError
-from medrec.report import Case
+from medrec.report import AnyCase
 
 NAME = "report.json"
 
 
-def write(case: Case, folder: Path) -> None:
+def write(case: AnyCase, folder: Path) -> None:
     """Write the report's facts into `folder`.
 
     Raises DataError when a number is not finite.

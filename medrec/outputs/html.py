@@ -1,8 +1,8 @@
 """report.html: what a radiologist sees first and an auditor reads last, in one file that needs nothing else.
 
-Fills `report.html.j2` with a case; every text goes through autoescape. Refuses to grow: pictures are shrunk
-until the page fits `LIMIT_BYTES`. Invariants: no script, no request, no clock; where the geometry is
-nominal, "nominal" stands beside every physical number, those within sentences included.
+Fills `report.html.j2` with a case, `pictures.html.j2` with one of single images; every text goes through autoescape.
+Refuses to grow: pictures are shrunk until the page fits `LIMIT_BYTES`. Invariants: no script, no request, no clock;
+where the geometry is nominal, "nominal" stands beside every physical number, those within sentences included.
 """
 
 import math
@@ -16,8 +16,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from medrec.errors import DataError
-from medrec.outputs.scene import Detail, Scene, scene
-from medrec.report import DISCLAIMER, Case, Report, Status, Verdict
+from medrec.outputs.gallery import gallery
+from medrec.outputs.scene import Detail, scene
+from medrec.report import DISCLAIMER, AnyCase, PictureCase, Report, Status, Verdict
 
 NAME = "report.html"
 LIMIT_BYTES = 5_000_000
@@ -87,7 +88,7 @@ HEADLINES: Mapping[Verdict | Status, Headline] = {
 }
 
 
-def write(case: Case, folder: Path) -> None:
+def write(case: AnyCase, folder: Path) -> None:
     """Write the page into `folder`.
 
     Raises DataError when it cannot be made to fit `LIMIT_BYTES`.
@@ -95,10 +96,10 @@ def write(case: Case, folder: Path) -> None:
     (folder / NAME).write_bytes(render(case).encode())
 
 
-def render(case: Case) -> str:
+def render(case: AnyCase) -> str:
     """The page, in the finest detail that fits."""
     for detail in DETAILS:
-        page = _fill(case, scene(case, detail), detail)
+        page = _fill(case, detail)
         if len(page.encode()) <= LIMIT_BYTES:
             return page
     raise DataError(f"{NAME} of case {case.report.case} does not fit {LIMIT_BYTES} bytes, even without the montage")
@@ -109,9 +110,10 @@ def headline(report: Report) -> Headline:
     return HEADLINES[report.status if report.verdict is None else report.verdict]
 
 
-@cache  # compiling the template takes longer than filling it
+@cache
 def _environment(nominal: bool) -> Environment:
-    # Trusted files only: a template is code, and these two travel with the package.
+    """The templates, compiled once, with numbers of nominal sizes or of real ones."""
+    # Trusted files only: a template is code, and these travel with the package.
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -138,22 +140,24 @@ def _environment(nominal: bool) -> Environment:
         "one": lambda x: signed(x, 1),
         "mm_fine": lambda mm: _quantity(mm, "mm", nominal, 2),
         "measured": lambda x: signed(x, 2 if abs(x) < 10 else 1),
+        "px": lambda px: _quantity(px, "px", nominal=False, digits=0),
         "short": lambda text: text if len(text) <= 16 else text[:12] + "…",
     }
     return environment
 
 
-def _fill(case: Case, shown: Scene | None, detail: Detail) -> str:
-    nominal = case.report.geometry_nominal
+def _fill(case: AnyCase, detail: Detail) -> str:
+    nominal, pictures = case.report.geometry_nominal, isinstance(case, PictureCase)
     page = (
         _environment(nominal)
-        .get_template("report.html.j2")
+        .get_template("pictures.html.j2" if pictures else "report.html.j2")
         .render(
             report=case.report,
             card=case.card,
             nominal=nominal,
             headline=headline(case.report),
-            scene=shown,
+            scene=None if isinstance(case, PictureCase) else scene(case, detail),
+            gallery=gallery(case, detail) if isinstance(case, PictureCase) else (),
             detail=detail,
             disclaimer=DISCLAIMER,
         )

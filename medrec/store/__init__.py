@@ -19,12 +19,25 @@ from medrec.store.batches import Batches
 from medrec.store.claims import Claims
 from medrec.store.consistency import Consistency
 from medrec.store.deliveries import Deliveries, DeliveryRow, State
+from medrec.store.labelled import Known, Label, Origin
+from medrec.store.locks import Locks
 from medrec.store.matches import Lesion, Matches
 from medrec.store.outbox import Outbox
 from medrec.store.privacy import Privacy
 from medrec.store.rows import BatchRow, CaseRow, OutboxRow
 
-__all__ = ["BatchRow", "CaseRow", "DeliveryRow", "Lesion", "OutboxRow", "State", "Store"]
+__all__ = [
+    "BatchRow",
+    "CaseRow",
+    "DeliveryRow",
+    "Known",
+    "Label",
+    "Lesion",
+    "Origin",
+    "OutboxRow",
+    "State",
+    "Store",
+]
 
 # Longer than any transaction of ours; shorter than an operator's patience.
 WAIT_S = 30.0
@@ -34,7 +47,7 @@ WAIT_S = 30.0
 _OPENING = threading.Lock()
 
 
-class Store(Batches, Claims, Deliveries, Matches, Privacy, Outbox, Consistency):
+class Store(Batches, Claims, Deliveries, Locks, Matches, Privacy, Outbox, Consistency):
     """The database, open. Made by `Store.open`; usable as a context manager."""
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Rows that repeat what the ledger says, held against it: nights, acceptances, recalls, deliveries, subjects."""
+"""Rows that repeat what the ledger says, held against it: nights, acceptances, deliveries, sides, labels, subjects."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 
 from medrec import events
-from medrec.audit import AuditRecord, Problem
+from medrec.audit import AuditRecord, Problem, salted
+from medrec.events import PATIENT
 from medrec.store.batches import digest_of_summary
-from medrec.store.ledger import Ledger
+from medrec.store.labelled import Labelled
 from medrec.store.tables import (
     ACCEPTED,
     BATCHES,
@@ -17,13 +18,16 @@ from medrec.store.tables import (
     ERASED_PATIENTS,
     LEDGER_SUBJECTS,
     RECALLED,
+    SALTS,
+    SIDES,
     STUDIES,
 )
 
 Row = tuple[str, ...]
+SEALED_OF_LABEL = ("card", "what", "origin", "by", "content", "source", "pixels")
 
 
-class Consistency(Ledger):
+class Consistency(Labelled):
     """What the store's rows say otherwise than its ledger; cases are for `Ledger.verify`."""
 
     def contradictions(self) -> Iterator[Problem]:
@@ -39,6 +43,8 @@ class Consistency(Ledger):
             yield Problem(f"delivery of case {case[:12]}… to {to}", f"no record says that it is {state}")
         if (erased := len(self._all(ERASED_PATIENTS.c.patient))) != told.erasures:
             yield Problem("erased patients", f"the store names {erased}, the ledger {told.erasures}")
+        yield from self._sides(told)
+        yield from self._labels(told)
         joined = sa.select(CASES.c.case).join(STUDIES, CASES.c.study == STUDIES.c.study)
         for row in self._rows(joined.where(CASES.c.patient != STUDIES.c.patient)):
             yield Problem(f"case {str(row[0])[:12]}…", "its study is another patient's in the store")
@@ -49,6 +55,30 @@ class Consistency(Ledger):
 
     def _all(self, *columns: "sa.Column[str]") -> set[Row]:
         return {tuple(str(v) for v in row) for row in self._rows(sa.select(*columns))}
+
+    def _sides(self, told: "_Told") -> Iterator[Problem]:
+        """Sides of patients; who was erased has none any more, and nothing finds their name in the records."""
+        c, seen = SIDES.c, set()
+        query = sa.select(c.patient, c.side, SALTS.c.salt).outerjoin(SALTS, SALTS.c.patient == c.patient)
+        for patient, side, salt in self._rows(query):
+            seen.add(name := salted(str(salt), PATIENT))
+            if told.sides.get(name) != side:
+                yield Problem(f"patient {str(patient)[:8]}…", f"no record says that their side is {side}")
+        if len(told.sides.keys() - seen) > told.erasures:
+            yield Problem("sides of patients", "more of them are gone than patients were erased")
+
+    def _labels(self, told: "_Told") -> Iterator[Problem]:
+        """Labels; their image goes by its pixels, because a rotation of the key renames it."""
+        seen = set()
+        for label, facts in self.sealed_labels():
+            seen.add(label.label)
+            record = told.labels.get(label.label)
+            if record is None or any(record.get(name) != facts[name] for name in SEALED_OF_LABEL):
+                yield Problem(f"label {label.label[:12]}…", "no record says what the store says of it")
+            elif label.superseded_by != told.superseding.get(label.label):
+                yield Problem(f"label {label.label[:12]}…", "by which label it was superseded was changed")
+        for name in sorted(told.labels.keys() - seen):
+            yield Problem(f"label {name[:12]}…", "a record tells of it, but the store does not have it")
 
     def _nights(self, told: "_Told") -> Iterator[Problem]:
         if not told.nights:
@@ -80,6 +110,9 @@ class _Told:
     recalled: set[Row] = field(default_factory=set)
     states: set[Row] = field(default_factory=set)
     subjects: set[tuple[int, str, str]] = field(default_factory=set)
+    sides: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, dict[str, object]] = field(default_factory=dict)
+    superseding: dict[str, str] = field(default_factory=dict)
     erasures: int = 0
 
     @classmethod
@@ -109,8 +142,17 @@ class _Told:
             self.recalled.add((case, str(facts["reason"]), at))
         elif kind in ("delivery", "delivery state"):
             self.states.add((case, str(facts["to"]), str(facts.get("state", ""))))
+        elif kind == events.DIVIDED and isinstance(facts["patients"], dict):
+            self.sides |= {str(name): str(side) for side, names in facts["patients"].items() for name in names}
+        elif kind == events.LABEL:
+            self.labels[str(facts["label"])] = facts
+            if facts.get("supersedes"):
+                self.superseding[str(facts["supersedes"])] = str(facts["label"])
         elif kind == events.ERASED:
             self.erasures += 1
+            own = facts.get("labels")
+            for name in own if isinstance(own, list) else ():
+                self.labels.pop(str(name), None)
             gone = set(facts["cases"]) if isinstance(facts["cases"], list) else set()
             self.accepted = {row for row in self.accepted if row[0] not in gone}
             self.recalled = {row for row in self.recalled if row[0] not in gone}

@@ -52,6 +52,12 @@ class Ledger(Session):
         rows = self._rows(query.where(c.kind == kind).order_by(c.seq.desc()).limit(1))
         return _record(rows[0]) if rows else None
 
+    def of_kinds(self, *kinds: str) -> tuple[tuple[int, AuditRecord], ...]:
+        """The records of these kinds, with their numbers, oldest first."""
+        c = LEDGER_SUBJECTS.c
+        query = sa.select(*_COLUMNS).join(LEDGER_SUBJECTS, c.seq == LEDGER.c.seq).where(c.kind.in_(kinds))
+        return tuple((row.seq, _record(row)) for row in self._rows(query.distinct().order_by(LEDGER.c.seq)))
+
     def position(self) -> tuple[int, str]:
         """Number and digest of the last record: an anchor for somebody else to keep. (0, GENESIS) when empty."""
         with self._reading() as connection:

@@ -6,7 +6,7 @@ Works on every table there is: what refers to a case or a study by a foreign key
 
 import json
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,8 +16,9 @@ from medrec.errors import DataError
 from medrec.events import ERASED, NIGHT_REWRITTEN
 from medrec.store.batches import digest_of_summary
 from medrec.store.cases import SALT_BYTES, Cases
+from medrec.store.labelled import rename_images
 from medrec.store.session import Tail
-from medrec.store.tables import BATCHES, CASES, ERASED_PATIENTS, META, STUDIES, STUDY_PATIENTS
+from medrec.store.tables import BATCHES, CASES, ERASED_PATIENTS, LABELS, META, STUDIES, STUDY_PATIENTS
 
 
 class Privacy(Cases):
@@ -48,9 +49,11 @@ class Privacy(Cases):
 
         def write(tail: Tail) -> tuple[str, ...]:
             keys = tuple(tail.connection.execute(_keys(patient)).scalars())
-            if not keys:
-                raise DataError(f"there is no case of patient {patient}")
-            tail.add(ERASED, at, {"cases": list(keys), "models": sorted(models), "by": by})
+            if not keys and not tail.connection.execute(_studies(patient)).first():
+                raise DataError(f"there is no case of patient {patient}, and no study is known")
+            labels = tail.connection.execute(_labels(patient)).scalars()
+            facts = {"cases": list(keys), "models": sorted(models), "by": by, "labels": list(labels)}
+            tail.add(ERASED, at, facts)
             gone = {*keys, *digests}
             _without(tail, gone, at)
             _delete(tail.connection, patient, keys)
@@ -68,13 +71,23 @@ class Privacy(Cases):
         queries.append(sa.select(STUDY_PATIENTS.c.patient))
         return frozenset(str(row[0]) for query in queries for row in self._rows(query))
 
-    def rename(self, steps: Mapping[str, str], facts: Mapping[str, object], at: str) -> None:
-        """Give studies and patients their new names, everywhere, with a record of it; `steps` are new names by old."""
+    def rename(
+        self,
+        steps: Mapping[str, str],
+        facts: Mapping[str, object],
+        at: str,
+        next_name: Callable[[str], str],
+    ) -> None:
+        """Give studies and patients their new names, everywhere, with a record of it; `steps` are new names by old.
+
+        `next_name` renames everything else that has a pseudonym.
+        """
 
         def write(tail: Tail) -> None:
             tail.add("key rotated", at, facts)
             for old, new in steps.items():
                 _rename(tail.connection, old, new)
+            rename_images(tail.connection, next_name)
             for batch, summary in tail.connection.execute(sa.select(BATCHES.c.batch, BATCHES.c.summary)).all():
                 if summary is not None:
                     _put_summary(tail, batch, _renamed(json.loads(summary), steps), "key rotated", at)
@@ -94,6 +107,14 @@ def _keys(patient: str) -> "sa.Select[tuple[str]]":
 
 def _mixed(patient: str) -> "sa.Select[tuple[str]]":
     return sa.select(STUDY_PATIENTS.c.study).where(STUDY_PATIENTS.c.patient == patient)
+
+
+def _studies(patient: str) -> "sa.Select[tuple[str]]":
+    return sa.select(STUDIES.c.study).where(sa.or_(STUDIES.c.patient == patient, STUDIES.c.study.in_(_mixed(patient))))
+
+
+def _labels(patient: str) -> "sa.Select[tuple[str]]":
+    return sa.select(LABELS.c.label).where(LABELS.c.study.in_(_studies(patient))).order_by(LABELS.c.seq)
 
 
 def _delete(connection: Connection, patient: str, keys: tuple[str, ...]) -> None:

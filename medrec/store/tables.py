@@ -136,6 +136,59 @@ RECALLED = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("at", sa.Text, nullable=False),
 )
+# What may be labelled: a series as the volume that it becomes, or a single image. `image` is the pseudonym of the one
+# or the other; shape, affine, instances, inputs, cards and names are JSON.
+KNOWN = sa.Table(
+    "known",
+    META,
+    sa.Column("image", sa.Text, primary_key=True),
+    sa.Column("study", sa.Text, sa.ForeignKey("studies.study"), nullable=False),
+    sa.Column("patient", sa.Text, nullable=False),
+    sa.Column("series", sa.Text, nullable=False),
+    sa.Column("frame", sa.Text),
+    sa.Column("modality", sa.Text, nullable=False),
+    sa.Column("cards", sa.Text, nullable=False),
+    sa.Column("shape", sa.Text, nullable=False),
+    sa.Column("affine", sa.Text),
+    sa.Column("instances", sa.Text, nullable=False),
+    sa.Column("inputs", sa.Text, nullable=False),
+    sa.Column("names", sa.Text, nullable=False),
+    sa.Column("geometry_sha256", sa.Text, nullable=False),
+    sa.Column("pixels_sha256", sa.Text, nullable=False),
+    sa.Column("at", sa.Text, nullable=False),
+    sa.Index("known_by_study", "study"),
+)
+# A label in force has no `superseded_by`; at most one is, for each card, image and `what` ("mask" or "class").
+LABELS = sa.Table(
+    "labels",
+    META,
+    sa.Column("label", sa.Text, primary_key=True),
+    sa.Column("card", sa.Text, nullable=False),
+    sa.Column("study", sa.Text, sa.ForeignKey("studies.study"), nullable=False),
+    sa.Column("patient", sa.Text, nullable=False),
+    sa.Column("image", sa.Text, nullable=False),
+    sa.Column("what", sa.Text, nullable=False),
+    sa.Column("mask_sha256", sa.Text),
+    sa.Column("classes", sa.Text, nullable=False),
+    sa.Column("origin", sa.Text, nullable=False),
+    sa.Column("by", sa.Text, nullable=False),
+    sa.Column("at", sa.Text, nullable=False),
+    sa.Column("source_sha256", sa.Text, nullable=False),
+    sa.Column("geometry_sha256", sa.Text, nullable=False),
+    sa.Column("pixels_sha256", sa.Text, nullable=False),
+    sa.Column("superseded_by", sa.Text),
+    sa.Column("seq", sa.Integer, sa.ForeignKey("ledger.seq"), nullable=False, unique=True),
+    sa.Index("labels_by_card", "card", "image", "what"),
+)
+# On which side a patient stands, for every model of this store: see `medrec.splits`.
+SIDES = sa.Table(
+    "sides",
+    META,
+    sa.Column("patient", sa.Text, primary_key=True),
+    sa.Column("side", sa.Text, nullable=False),
+    sa.Column("at", sa.Text, nullable=False),
+    sa.Column("seq", sa.Integer, sa.ForeignKey("ledger.seq"), nullable=False),
+)
 
 # The fields of a case that its ledger record repeats, so that a changed row is noticed. Not the patient's
 # pseudonym: the ledger cannot forget, and a patient may ask to be forgotten. What could be computed from somebody's
