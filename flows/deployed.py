@@ -21,7 +21,7 @@ from flows import run_nightly, run_retrain
 from flows.sharded import shard
 from medrec import backfill as backfilling
 from medrec import config as configurations
-from medrec import retraining
+from medrec import notices, retraining
 from medrec.cli.nights import request_of
 from medrec.config import Configuration, Settings
 from medrec.errors import AlreadyRunningError, MedrecError
@@ -65,7 +65,7 @@ def night() -> "State[None]":
     except AlreadyRunningError:
         return Completed(message="another night is at it; it takes everything")
     except MedrecError as error:
-        return Failed(message=str(error))
+        return _failed(error)
 
 
 @flow(name="backfill", validate_parameters=False)
@@ -80,7 +80,7 @@ def backfill(since: str, model: str | None = None, limit: int | None = None) -> 
             return Completed(message="nothing is behind")
         return _told(run_nightly(backfilling.again(request, found, now), lambda *_: None))
     except MedrecError as error:
-        return Failed(message=str(error))
+        return _failed(error)
 
 
 @flow(name="retraining", validate_parameters=False)
@@ -96,7 +96,7 @@ def retrain() -> "State[None]":
     except AlreadyRunningError:
         return Completed(message="another retraining is at it")
     except MedrecError as error:
-        return Failed(message=str(error))
+        return _failed(error)
 
 
 def _retrained(name: str, new_labels: int, configuration: Configuration) -> str:
@@ -127,6 +127,11 @@ def begun_since(place: Home, due: datetime) -> bool:
         return False
     with Store.open(place.store_url) as store:
         return any(datetime.fromisoformat(b.started_at) > due for b in store.recent_batches(1))
+
+
+def _failed(error: MedrecError) -> "State[None]":
+    """In words that quote no path: Prefect's server keeps them."""
+    return Failed(message=" ".join(notice.text for notice in notices.of_error(error)))
 
 
 def _told(summary: Summary) -> "State[None]":

@@ -18,7 +18,7 @@ from prefect.deployments import run_deployment
 from prefect.states import Completed, Failed
 
 from flows import told_to_stop
-from medrec import config, shards
+from medrec import config, notices, shards
 from medrec.errors import MedrecError
 from medrec.home import Home
 from medrec.pace import AT_ONCE
@@ -43,7 +43,7 @@ def shard(batch: str, number: int, of: int) -> "State[None]":
                     part.lead(lambda p: threads.submit(part.analyse, p), lambda done, total: None)
             return Completed(message=part.told())
     except MedrecError as error:
-        return Failed(message=str(error))
+        return Failed(message=" ".join(notice.text for notice in notices.of_error(error)))  # quotes no path
 
 
 def start(batch: str, number: int, of: int) -> None:

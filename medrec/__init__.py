@@ -10,7 +10,10 @@ and the ledger; `tracking` copies to MLflow what `shown` words. `pipeline` leads
 `writing` puts it on the `disk` (`pictured` and `ahead` do so for single images), `home` and `config` say where and
 how, `cli` is what people type. `labels` takes in what people say of images; `learning` makes the weights:
 `retraining` leads labels and the draft of a card (`drafts`) to a version that its `gate` lets pass, `registry` says
-which is in force. `sources` bring studies and `dispatch` returns results, over the `network` to `peers`. Around them:
+which is in force. `sources` bring studies and `dispatch` returns results, over the `network` to `peers`.
+A `night` is one batch: `sentinels` with known answers go first, three studies at a time follow at its `pace`, and
+`shards` share them among workers by `leases`; `schedule` says when, `standing` how things stand, `notices` tell
+somebody, `backfill` makes reports again, a `depot` holds them a second time. Around them:
 `events` says what may be written into the ledger, `delivery` empties the outbox, `mirror` holds MLflow against it,
 `verification`, `replay`, `story` and `bundle` are for auditors, `privacy` for patients, `keeping` for operators;
 `burned` covers text in pixels.

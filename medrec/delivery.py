@@ -18,7 +18,7 @@ from medrec.errors import WeightsError, WorldError
 from medrec.home import Home
 from medrec.registry import Registry
 from medrec.report import Status
-from medrec.shown import CHAMPION, HEAD, inert
+from medrec.shown import CHAMPION, HEAD, fitting, inert
 from medrec.store import CaseRow, Store
 from medrec.tracking import Delivery, Tracker
 
@@ -177,7 +177,7 @@ def description(summary: Mapping[str, Any]) -> str:
         f"| {c['study'][:8]} | {c['status']} | {c['verdict'] or ''} | {inert(c['reason'])} |"
         for c in summary["cases"][:SHOWN]
     ]
-    return "\n".join(lines)
+    return fitting(lines)
 
 
 def _replaced(store: Store, row: CaseRow) -> tuple[CaseRow, ...]:

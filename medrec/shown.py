@@ -6,7 +6,7 @@ and report, so that it can be told again years later; no text of a report is mar
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ MODEL, CARD, CHAMPION, CHALLENGER = "medrec-", "medrec.card_sha256", "champion",
 # The tag of a training's run that names its card by digest; all tags of ours begin with OURS.
 TRAINED, OURS = "medrec.trained_card", "medrec."
 SHOWN_IMAGES = 50  # in a case's description
+MOST = 7_900  # characters; MLflow cuts a tag after 8,000, and a text that was cut is not the one that was told
 MARKUP = re.compile(r"([\\\\`*_{}\[\]<>|#~!&])")
 # Unicode's direction marks, embeddings, overrides and isolates (UAX 9).
 TURNING = "\u061c\u200e\u200f" + "".join(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))
@@ -119,8 +120,18 @@ def description(facts: Mapping[str, Any]) -> str:
             size = f"{i['longest_px']:.0f} x {i['perpendicular_px']:.0f}" if i["outlined"] else ""
             classes = ", ".join(f"{inert(name)} {p:.2f}" for name, p in sorted(i["probabilities"].items()))
             lines.append(f"| {number} | {'yes' if i['outlined'] else 'no'} | {size} | {classes} |")
-    lines += ["", "Open **report.html** under Artifacts.", "", f"*{DISCLAIMER}*"]
-    return "\n".join(lines)
+    return fitting(lines, ("", "Open **report.html** under Artifacts.", "", f"*{DISCLAIMER}*"))
+
+
+def fitting(lines: Sequence[str], end: Sequence[str] = ()) -> str:
+    """Lines as one text that MLflow keeps whole: what is too much is left out before `end`, and counted."""
+    text = "\n".join((*lines, *end))
+    if len(text) <= MOST:
+        return text
+    kept, room = 0, MOST - len("\n".join(end)) - 40
+    while (room := room - len(lines[kept]) - 1) >= 0:
+        kept += 1
+    return "\n".join((*lines[:kept], f"… and {len(lines) - kept} more lines", *end))
 
 
 def metrics_of(facts: Mapping[str, Any], row: CaseRow) -> dict[str, float]:

@@ -75,10 +75,7 @@ def _environment() -> dict[str, str]:
 
 def main() -> None:
     """Serve until nobody asks any more."""
-    import flows  # noqa: F401
-    from medrec import night  # noqa: F401
-    from medrec.models import inference  # noqa: F401
-
+    _warm()
     assert threading.active_count() == 1, "a process with threads must not fork"
     for line in sys.stdin:
         words = line.rstrip("\n").split("\t")
@@ -92,6 +89,22 @@ def main() -> None:
             if pid == 0:
                 _night(*map(Path, words))
             print(pid, flush=True)
+
+
+def _warm() -> None:
+    """Import and prepare what every night needs, once for all of them."""
+    import alembic.command  # noqa: F401
+    from mlflow.store.tracking import sqlalchemy_store  # noqa: F401
+    from sqlalchemy.orm import configure_mappers
+
+    import flows  # noqa: F401
+    from medrec import night  # noqa: F401
+    from medrec.models import inference  # noqa: F401
+    from medrec.outputs import html
+
+    configure_mappers()
+    for nominal in (False, True):
+        html._environment(nominal).get_template("report.html.j2")
 
 
 def _night(folder: Path, home: Path, own: Path) -> None:

@@ -84,7 +84,7 @@ def kill_again_and_again(forks: Forks, folder: Path, own: Path, rounds: int, see
     """In each round: kills at random moments of a night that always finds something new, and then a whole night."""
     random_ = random.Random(seed)
     home, inbox = folder / "home", folder / "in"
-    studies, whole_s = 0, 4.0
+    studies, whole_s = 0, 2.5
     for _ in range(rounds):
         for _ in range(KILLS_IN_A_ROUND):
             studies += 1

@@ -13,7 +13,7 @@ import yaml
 from medrec.config import packaged_configs
 from medrec.errors import ConfigError, ScanError
 from medrec.learning import cases, evaluation, phantoms, training
-from medrec.learning.__main__ import split
+from medrec.learning.__main__ import FOLDS, of_fold, split
 from medrec.learning.augmentation import Augmentation
 from medrec.models import networks
 from medrec.phantom import grid
@@ -155,6 +155,19 @@ def test_a_rehearsal_never_sees_the_patients_held_back(loaded: list[cases.Labell
     assert sorted(c.study for c in [*learn, *held_back]) == sorted(c.study for c in loaded)
     assert sorted(c.study for c in [*inner_learn, *inner_held_back]) == sorted(c.study for c in learn)
     assert not {c.study for c in inner_learn} & {c.study for c in inner_held_back}
+
+
+def test_every_patient_is_measured_in_one_fold_and_learnt_from_in_the_others(loaded: list[cases.LabelledCase]) -> None:
+    everyone = {c.study for c in loaded}
+    measured = []
+    for fold in range(FOLDS):
+        learn, held = of_fold(loaded, CARD, fold)
+        assert {c.study for c in learn} | {c.study for c in held} == everyone
+        assert len(learn) + len(held) == len(loaded)
+        measured += [c.study for c in held]
+    assert sorted(measured) == sorted(everyone)
+    assert of_fold(loaded[::-1], CARD, 0)[1] == of_fold(loaded, CARD, 0)[1]  # whatever the order of the files
+    assert len(of_fold(loaded, CARD, None)[0]) == len(loaded)
 
 
 def test_dice_of_each_slice_notices_a_small_lesion_that_dice_of_the_batch_overlooks() -> None:

@@ -4,7 +4,8 @@ python -m medrec.learning CARD --dicom DIR --table CSV --masks DIR --out DIR
 
 Writes the weights beside a new card that pins them, lists what was trained on and what was measured. Goes on where a
 killed run stopped; weights that are there already are only measured. The patients held back are looked at once, at the
-end; to compare recipes, `--rehearse` leaves them out and holds back others of those that are trained on.
+end; to compare recipes, `--rehearse` leaves them out and holds back others of those that are trained on. `--fold N`
+holds back one of five folds instead; `--everyone` holds back nobody, and leaves what the card says was measured.
 """
 
 import argparse
@@ -21,6 +22,8 @@ from medrec.prediction import ModelCard
 
 log = logging.getLogger("medrec.learning")
 
+FOLDS = 5
+
 
 def main() -> None:
     """Command line entry."""
@@ -29,7 +32,10 @@ def main() -> None:
     for name in ("dicom", "table", "masks", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--rehearse", action="store_true", help="measure on patients of the training side instead")
+    held = parser.add_mutually_exclusive_group()
+    held.add_argument("--rehearse", action="store_true", help="measure on patients of the training side instead")
+    held.add_argument("--fold", type=int, choices=range(FOLDS), help="measure on this fold of five")
+    held.add_argument("--everyone", action="store_true", help="learn from everyone, measure on nobody")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     options.out.mkdir(parents=True, exist_ok=True)
@@ -37,6 +43,8 @@ def main() -> None:
     card = ModelCard.model_validate(draft)
     labelled = list(cases.load(card, options.dicom, options.table, options.masks))
     learn, held_back = split(labelled, card, rehearsal=options.rehearse)
+    if options.fold is not None or options.everyone:
+        learn, held_back = of_fold(labelled, card, options.fold)
     log.info("%d patients to learn from, %d to validate on", len(learn), len(held_back))
     trained = train(card, learn, options.out, inference.device_name(options.device))
     parts = {"segmentation", "ensemble", "classification"}
@@ -47,7 +55,8 @@ def main() -> None:
     predictor = inference.load(finished, files, inference.device_name(options.device))
     scores = [evaluation.score(c, predictor) for c in held_back]
     on = f"{len(held_back)} patients not trained on"
-    draft["measured"] = [m.model_dump() for m in evaluation.measured(scores, on)]
+    if held_back:
+        draft["measured"] = [m.model_dump() for m in evaluation.measured(scores, on)]
     (options.out / options.card.name).write_text(yaml.safe_dump(draft, sort_keys=False, width=110, allow_unicode=True))
     detail = [{"study": s.study, "dice": s.dice, "true_ml": s.true_ml, "marked_ml": s.marked_ml} for s in scores]
     (options.out / "validation.json").write_text(json.dumps(detail, indent=1))
@@ -66,6 +75,15 @@ def split(
         [c for c in learn if not cases.is_validation(c.pixels_sha256(card), "rehearsal")],
         [c for c in learn if cases.is_validation(c.pixels_sha256(card), "rehearsal")],
     )
+
+
+def of_fold(
+    labelled: list[LabelledCase], card: ModelCard, fold: int | None
+) -> tuple[list[LabelledCase], list[LabelledCase]]:
+    """Those to learn from and those of one fold, dealt out in the order of their pixels' digests; None is nobody."""
+    dealt = sorted(labelled, key=lambda c: c.pixels_sha256(card))
+    held = [c for n, c in enumerate(dealt) if n % FOLDS == fold]
+    return [c for n, c in enumerate(dealt) if n % FOLDS != fold], held
 
 
 def train(card: ModelCard, learn: list[LabelledCase], out: Path, device: str) -> ModelCard:

@@ -24,6 +24,7 @@ from medrec.routing import Routed, rules_of, select
 from medrec.series import Skipped, group
 from medrec.volume import LPS_TO_RAS, Volume, on_grid
 
+KEY = hashlib.sha256(b"labelled studies").digest()
 GRID_TOLERANCE_MM = 1e-2
 VALIDATION_SHARE = 0.2
 
@@ -56,7 +57,7 @@ def load(card: ModelCard, dicom: Path, table: Path, masks: Path) -> Iterator[Lab
     The mask is `masks`/<patient>.nii.gz. Raises ConfigError for a table without these columns, ScanError for a mask
     that lies on another grid than its series.
     """
-    pseudonyms = Pseudonyms(hashlib.sha256(b"labelled studies").digest())
+    pseudonyms = Pseudonyms(KEY)
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
     if not rows or not {"study_instance_uid", "patient"} <= set(rows[0]):

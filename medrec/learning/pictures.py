@@ -5,7 +5,7 @@ python -m medrec.learning.pictures CARD --dicom DIR --table CSV --masks DIR --te
 The table names each image's SOP instance, patient and fold, and the class in the card's column; the mask is
 MASKS/<image>.png, of the image's size. Writes the weights beside a new card that pins them. Goes on where a killed run
 stopped; weights that are there already are only measured. Patients stay on one side: a fold that shares a patient
-with another is refused.
+with another is refused. `--test-fold none` holds back nobody, and leaves what the card says was measured.
 """
 
 import argparse
@@ -285,8 +285,9 @@ def main() -> None:
     files = {p.weights: options.out / p.weights for p in finished.networks.values()}
     patients = len({p.patient for p in held_back})
     on = f"{len(held_back)} images of {patients} patients not trained on"
-    results, rows = measured(held_back, still.load(finished, files, device), on)
-    draft["measured"] = [m.model_dump() for m in results]
+    results, rows = measured(held_back, still.load(finished, files, device), on) if held_back else ((), [])
+    if held_back:
+        draft["measured"] = [m.model_dump() for m in results]
     (options.out / options.card.name).write_text(yaml.safe_dump(draft, sort_keys=False, width=110, allow_unicode=True))
     (options.out / "validation.json").write_text(json.dumps(rows, indent=1))
     for m in results:
