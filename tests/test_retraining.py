@@ -210,7 +210,8 @@ def test_a_worse_challenger_is_not_eligible_cannot_be_promoted_and_uses_are_coun
     at_home = ["--home", str(home.root)]
     words = ["--by", "dr. b", "--reason", "passed its gate", *at_home]
     assert cli.invoke(app, ["models", "promote", first[2].card[:12], *words]).exit_code == 0
-    bad = {"training": {"segmentation_steps": 1, "classification_steps": 1, "batch": 4, "learning_rate": 1e-6}}
+    recipe = {"segmentation_steps": 1, "classification_steps": 1, "batch": 4, "learning_rate": 1e-6}
+    bad = {"training": recipe, "robustness": None}
     worse = retrain(home, write(tmp_path, **bad), taught[1])
     assert not worse.eligible
     assert worse.version == "0.0.2"
@@ -220,9 +221,9 @@ def test_a_worse_challenger_is_not_eligible_cannot_be_promoted_and_uses_are_coun
     refused = cli.invoke(app, ["models", "promote", worse.card[:12], *words])
     assert isinstance(refused.exception, DataError)
     assert "did not pass its gate" in str(refused.exception)
-    third = {"training": bad["training"] | {"segmentation_steps": 2}}
+    third = bad | {"training": recipe | {"segmentation_steps": 2}}
     assert retrain(home, write(tmp_path, **third), taught[1]).status == "not eligible"
-    fourth = {"training": bad["training"] | {"segmentation_steps": 3}}
+    fourth = bad | {"training": recipe | {"segmentation_steps": 3}}
     spent = retrain(home, write(tmp_path, **fourth), taught[1])
     assert any("locked patients are used up (3 uses, alpha 0.4, were planned)" in line for line in spent.lines)
     assert len(records(home, "test set used")) == 3
@@ -354,11 +355,11 @@ def test_a_model_that_breaks_under_another_scanner_s_noise_is_not_eligible(
 
 
 def test_classes_alone_are_learnt_measured_and_calibrated(home: Home, tmp_path: Path) -> None:
-    made = shots(tmp_path / "dicom", 40, 200, "C")
+    made = shots(tmp_path / "dicom", 24, 200, "C")
     teach(home, "classes", made, what=("class",))
     network = {"kind": "densenet", "settings": {"blocks": [1, 1], "growth": 4, "first": 8}}
     gate = GATE | {"primary": "auc", "acceptance": {"auc": 0.1, "brier": 1.0}, "safety": {}}
-    recipe = {"segmentation_steps": 1, "classification_steps": 60, "batch": 8, "learning_rate": 0.01}
+    recipe = {"segmentation_steps": 1, "classification_steps": 30, "batch": 8, "learning_rate": 0.01}
     changed = {"name": "classes", "segmentation": None, "classification": network, "robustness": None}
     card = write(tmp_path, **changed, gate=gate, training=recipe)
     outcome = retrain(home, card, tmp_path / "dicom")
