@@ -16,11 +16,12 @@ from medrec import dispatch, labels, mirror
 from medrec.audit import AuditRecord, Problem
 from medrec.delivery import TRAINING, VERSIONS
 from medrec.dicom.renaming import Renamed
-from medrec.errors import ConfigError, DataError, WorldError
+from medrec.errors import ConfigError, DataError, WeightsError, WorldError
 from medrec.events import CASE_KINDS, ERASED, KINDS, PRUNED, missing
 from medrec.home import Home, sha256_of
 from medrec.mirror import Delivered, Expected
 from medrec.privacy import check_key
+from medrec.registry import Registry
 from medrec.shown import ARTIFACTS
 from medrec.store import CaseRow, Store
 from medrec.tracking import Tracker
@@ -60,6 +61,7 @@ def verify(home: Home, store: Store, since: int = 0) -> Iterator[Problem]:
     yield from _reports(home, told, known)
     yield from _returned(home, store, told, known)
     yield from _summaries(home, store, told)
+    yield from _versions(home, store, digest)
     yield from _masks(home, store)
     for path in sorted(home.kept.glob("[!.]*")):
         if digest(str(path.relative_to(home.root))) != path.name.partition(".")[0]:
@@ -137,6 +139,27 @@ def _masks(home: Home, store: Store) -> Iterator[Problem]:
     for path in sorted(home.labels.glob("[!.]*")):
         if path.stem not in named:
             yield Problem(f"{path.name[:12]}… in labels", "no record tells of this file")
+
+
+def _versions(home: Home, store: Store, digest: Callable[[str], str | None]) -> Iterator[Problem]:
+    """Models that were trained or imported here: card, weights, and what was measured of them."""
+    measured = {str(r.facts["card"]): str(r.facts["evaluation"]) for _, r in store.of_kinds("model evaluated")}
+    registry = Registry(home, store)
+    for _, record in store.of_kinds(*VERSIONS):
+        card, name = str(record.facts["card"]), str(record.facts.get("model", ""))
+        where, folder = f"model {name}, card {card[:12]}…", home.version(name, card)
+        if "model" not in record.facts or (home.shares_store and not folder.exists()):
+            continue  # of an earlier release, or kept in another home
+        try:
+            kept = registry.load(name, card)
+        except WeightsError as error:
+            yield Problem(where, str(error))
+            continue
+        files = {part.weights: part.sha256 for part in kept.card.networks.values()}
+        files |= {"evaluation.json": measured[card]} if card in measured else {}
+        for file, written in files.items():
+            if digest(str((folder / file).relative_to(home.root))) != written:
+                yield Problem(where, f"its {file} was changed or is gone")
 
 
 @_shaped

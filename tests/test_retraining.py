@@ -174,10 +174,15 @@ def test_an_audit_finds_nothing_after_a_training_a_promotion_and_a_loss_of_mlflo
     client.set_tag(run, "medrec.status", "approved")
     client.delete_registered_model_alias("medrec-toy", "challenger")
     (home.root / "mlartifacts/runs" / run / "artifacts/page.html").write_text("better")
+    for name in ("evaluation.json", "toy_segmentation.safetensors"):
+        path = next(home.models.rglob(name))
+        path.write_bytes(path.read_bytes() + b" ")
     told = "\n".join(problems(home))
+    assert "its evaluation.json was changed" in told
+    assert "its toy_segmentation.safetensors was changed" in told
     for what in ("metric locked.dice was", "tag medrec.status was", "challenger was moved", "page.html was changed"):
         assert what in told
-    shutil.copytree(home.root, tmp_path / "restored", ignore=shutil.ignore_patterns("mlflow.db*", "mlartifacts"))
+    shutil.copytree(other.root, tmp_path / "restored", ignore=shutil.ignore_patterns("mlflow.db*", "mlartifacts"))
     home = Home(tmp_path / "restored")
     a_night(tmp_path / "in", home.root)
     assert problems(home) == []
