@@ -14,7 +14,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import Task
 
-from flows import Progress
+from flows import Progress, told_to_stop
 from medrec.errors import WorldError
 from medrec.night import Night
 from medrec.pace import AT_ONCE
@@ -58,7 +58,8 @@ def study(batch: str, case: str) -> None:
 def nightly(batch: str) -> None:
     """One night over the folder that the caller registered under `batch`."""
     night, progress = _NIGHTS[batch]
-    night.lead(lambda p: study.submit(batch, p.case), lambda done, total: progress("studies", done, total))
+    with told_to_stop(night):  # again: Prefect puts its own handler first, which would break the night off
+        night.lead(lambda p: study.submit(batch, p.case), lambda done, total: progress("studies", done, total))
 
 
 def run(night: Night, url: str | None, progress: Progress) -> None:

@@ -141,6 +141,28 @@ def test_readmes_commands_lead_to_a_scheduled_night_on_one_machine(shell: Shell,
 
 
 @pytest.mark.slow
+def test_sigterm_lets_a_night_in_prefect_end_in_order(tmp_path: Path) -> None:
+    own = tiny_folder(tmp_path / "own")
+    tiny_studies(tmp_path / "in", 30)
+    home = ready_home(tmp_path / "home").root
+    command = [str(Path(sys.executable).parent / "medrec"), "nightly", "--input", str(tmp_path / "in"), "--json"]
+    command += ["--home", str(home), "--config", str(own)]
+    outside = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT", "MEDREC"))}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=outside) as night:
+        until(lambda: list(home.glob("reports/*/report.json")) or night.poll() is not None, "a first report")
+        night.terminate()
+        told, complaints = night.communicate(timeout=PATIENCE_S)
+    assert night.returncode == 0, complaints
+    summary = json.loads(told)
+    counted = [c["status"] for c in summary["cases"]]
+    assert set(counted) == {"analysed", "waiting"}
+    assert counted.count("waiting") >= 10
+    assert not any("Prefect could not run" in w for w in summary["warnings"])
+    assert marked(str(home / "prefect")) == []
+    check(home, counted.count("analysed"))
+
+
+@pytest.mark.slow
 def test_readmes_commands_lead_to_several_workers_and_one_that_is_killed_loses_no_study(
     shell: Shell, tmp_path: Path, postgresql: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
