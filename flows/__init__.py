@@ -14,12 +14,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from flows.server import Server
-from medrec import notices, retraining
+from medrec import notices
 from medrec.errors import MedrecError
 from medrec.home import Home
 from medrec.night import Night, Request, Summary
+
+if TYPE_CHECKING:  # torch and MONAI take seconds, which a night with nothing to do has not to give
+    from medrec import retraining
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done ("files" or "studies"), how many are done, and how many there are."""
@@ -47,7 +51,7 @@ def run_nightly(request: Request, progress: Progress) -> Summary:
     return summary
 
 
-def run_retrain(request: retraining.Request, progress: Progress, tell: Callable[[str], None]) -> retraining.Outcome:
+def run_retrain(request: "retraining.Request", progress: Progress, tell: Callable[[str], None]) -> "retraining.Outcome":
     """Run one retraining as a Prefect flow; `tell` hears each line of its outcome when it is known."""
     request.home.create()
     from flows.retrain import run

@@ -19,7 +19,7 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
+from scipy import special
 
 from medrec.declared import LESS_IS_BETTER, POOLED, Gate
 from medrec.statistics import Interval, Values, mean, pooled
@@ -270,6 +270,8 @@ def _swapped(
 def _rows(measure: str, specificity: float) -> Callable[[Values, npt.NDArray[np.bool_]], Values]:
     def areas(scores: Values, truth: npt.NDArray[np.bool_]) -> Values:
         """(draws, patients) to the area under each row's ROC curve, ties counting half."""
+        from scipy import stats  # as in `statistics`
+
         ranks = stats.rankdata(scores, axis=1)
         positive, negative = int(truth.sum()), int((~truth).sum())
         found: Values = (ranks[:, truth].sum(1) - positive * (positive + 1) / 2) / (positive * negative)

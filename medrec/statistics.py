@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
@@ -30,6 +29,8 @@ class Interval:
 
 def mean(values: Sequence[float], statistic: Callable[..., float] = np.mean, seed: int = 0) -> Interval:
     """A statistic of one value per patient, with a percentile bootstrap interval over patients."""
+    from scipy import stats  # most of a second, which no night needs
+
     data = np.asarray(values, float)
     result = stats.bootstrap(
         (data,),

@@ -25,3 +25,10 @@ def test_top_level_holds_what_it_should() -> None:
     listed = subprocess.run(["git", "ls-tree", "--name-only", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     names = {n for n in listed.stdout.split() if not n.startswith(".")}
     assert names <= allowed
+
+
+def test_a_night_that_finds_nothing_to_do_has_not_imported_what_only_work_needs() -> None:
+    heavy = "('torch', 'monai', 'prefect', 'sklearn', 'reportlab', 'scipy.stats')"
+    code = f"import flows, medrec.cli.nights, sys; print([m for m in {heavy} if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

@@ -20,7 +20,7 @@ from pydicom.dataset import Dataset
 from medrec import disk
 from medrec.dicom import Source
 from medrec.errors import WorldError
-from medrec.objects import dicom_seg, dicom_sr, encapsulated_pdf, page, uids
+from medrec.objects import dicom_seg, dicom_sr, uids
 from medrec.objects.carried import NotReturnableError
 from medrec.report import Case, Status
 
@@ -61,6 +61,8 @@ def make(case: Case, source: Source, predecessor: Path | None = None, anchor: st
                 report = dicom_sr.write(case, source, seg, _predecessors(predecessor, source), anchor)
                 found.append(written(FILES["sr"], report))
             if "pdf" in wanted:
+                from medrec.objects import encapsulated_pdf, page  # reportlab takes most of a second
+
                 pages = page.of(case)
                 found.append(written(FILES["pdf"], encapsulated_pdf.write(case, source, pages)))
                 found.append(Written(PAGES, "", page.pack(pages)))

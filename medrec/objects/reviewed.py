@@ -10,7 +10,7 @@ from pathlib import Path
 import pydicom
 from pydicom.dataset import Dataset
 
-from medrec.objects import encapsulated_pdf, page, uids
+from medrec.objects import uids
 from medrec.objects.dicom_sr import UNREVIEWED
 from medrec.objects.outbox import FILES, PAGES, Written, written
 from medrec.report import DISCLAIMER
@@ -34,6 +34,8 @@ def accept(folder: Path, reviewer: str, at: str, tracked: Tracked | None = None)
             drawn = folder / PAGES
             if not drawn.is_file():
                 return False
+            from medrec.objects import encapsulated_pdf, page  # reportlab takes most of a second
+
             encapsulated_pdf.accept(ds, page.unpack(drawn.read_bytes()), reviewer, at[:10])
         return True
 
