@@ -90,10 +90,10 @@ def _share(night: Night, progress: Progress) -> None:
 
 def _lead(night: Night, server: Server | None, progress: Progress) -> None:
     try:
+        from flows.nightly import run  # seconds, in which the server goes on starting
+
         if server is not None:
             server.wait()
-        from flows.nightly import run
-
         run(night, server.url if server is not None else None, progress)
     except Exception as error:  # Prefect's server did not start or went away: the night goes on without it
         night.warn(f"Prefect could not run the night ({type(error).__name__}); it went on without")
