@@ -10,16 +10,10 @@ import numpy as np
 import pytest
 from conftest import RunNight
 
-from medrec.config import Configuration
 from medrec.dicom import Archive, Pseudonyms
-from medrec.prediction import ModelCard
 from medrec.statistics import dice
 
 pytestmark = pytest.mark.slow
-
-
-def card_of(configuration: Configuration) -> ModelCard:
-    return next(c.card for c in configuration.cards if c.card.name == "brain_mr")
 
 
 def test_patients_are_outlined_on_the_grid_of_their_series_and_it_is_said_that_the_model_learnt_from_them(
@@ -49,16 +43,6 @@ def test_patients_are_outlined_on_the_grid_of_their_series_and_it_is_said_that_t
         assert facts["verdict_text"].count(" ml") == facts["verdict_text"].count(" ml (nominal)")
         assert report.stat().st_size < 5e6
     assert np.mean(overlaps) > 0.6, overlaps
-
-
-def test_a_patient_that_the_model_was_trained_on_is_said_to_be_one(
-    shared_data: Path, run_night: RunNight, configuration: Configuration, tmp_path: Path
-) -> None:
-    unseen = not_trained_on(shared_data, card_of(configuration), 2)
-    patient = next(p for p in sorted((shared_data / "brain_mr" / "dicom").iterdir()) if p not in unseen)
-    summary = run_night(patient)
-    facts = json.loads((tmp_path / "home" / str(summary.cases[0].report)).with_name("report.json").read_text())
-    assert any("trained on these very images" in flag for flag in facts["flags"])
 
 
 def test_a_real_glioblastoma_study_is_analysed_in_its_own_millimetres(
