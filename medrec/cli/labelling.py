@@ -69,7 +69,8 @@ def add(
         list[str] | None, typer.Option("--card", help="For which model; needed where several take the image.")
     ] = None,
     segment: Annotated[
-        list[str] | None, typer.Option("--segment", help="Number or name of what counts, where a mask holds several.")
+        list[str] | None,
+        typer.Option("--segment", help="Number or name of what counts where a mask holds several, or all."),
     ] = None,
     nothing_there: Annotated[
         bool, typer.Option("--nothing-there", help="An empty mask says that nothing is there.")
