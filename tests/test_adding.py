@@ -280,6 +280,7 @@ def test_layouts_of_nnunet_and_msd_are_read_by_what_their_values_are_called(
     nifti(tmp_path / "d" / "imagesTr" / "Ada_0000.nii.gz", values)
     (tmp_path / "d" / "dataset.json").write_text(json.dumps({"labels": names}))
     assert "say with --segment" in why(adding(tmp_path / "d"))
+    assert mask_of(place[0], store, adding(tmp_path / "d", segments=("all",))).sum() == LESION.sum() + 1
     added = adding(tmp_path / "d", segments=(segment,))
     assert np.array_equal(mask_of(place[0], store, added), LESION)
     assert added.unused == 2
@@ -352,7 +353,12 @@ def test_of_several_segments_those_count_that_are_named_and_overlaps_are_no_trou
     other = np.roll(LESION, 2, 0)
     seg(tmp_path / "seg", in_order(place[1] / "Bea"), (LESION, other))
     assert "2 segments, numbers 1, 2: say with --segment" in why(adding(tmp_path / "seg"))
-    for wanted, truth in ((("2",), other), (("lesion 1",), LESION), (("1", "2"), LESION | other)):
+    for wanted, truth in (
+        (("2",), other),
+        (("all",), LESION | other),
+        (("lesion 1",), LESION),
+        (("1", "2"), LESION | other),
+    ):
         assert np.array_equal(mask_of(place[0], store, adding(tmp_path / "seg", segments=wanted)), truth)
     assert "none that is called 'liver'" in why(adding(tmp_path / "seg", segments=("liver",)))
 

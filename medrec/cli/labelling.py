@@ -69,7 +69,8 @@ def add(
         list[str] | None, typer.Option("--card", help="For which model; needed where several take the image.")
     ] = None,
     segment: Annotated[
-        list[str] | None, typer.Option("--segment", help="Number or name of what counts, where a mask holds several.")
+        list[str] | None,
+        typer.Option("--segment", help="Number or name of what counts where a mask holds several, or all."),
     ] = None,
     nothing_there: Annotated[
         bool, typer.Option("--nothing-there", help="An empty mask says that nothing is there.")
@@ -125,10 +126,9 @@ def show(
         typer.echo(dumps([_facts(label) for label in found], indent=1))
         return
     rows = [
-        [x.label[:12], x.card, x.patient[:8], x.image[:8], _says(x), x.origin.value, _plain(x.by), x.at, _state(x)]
-        for x in found
+        [x.label[:8], x.card, x.image[:8], _says(x), x.origin.value, _plain(x.by), x.at[:10], _state(x)] for x in found
     ]
-    table("Labels", ("label", "card", "patient", "image", "says", "origin", "by", "at", "state"), rows)
+    table("Labels", ("label", "card", "image", "says", "origin", "by", "at", "superseded by"), rows)
     kinds = {(x.card, x.what, x.origin.value): 0 for x in found if x.superseded_by is None}
     for x in found:
         if x.superseded_by is None:
@@ -224,7 +224,7 @@ def _says(label: "Label") -> str:
 
 
 def _state(label: "Label") -> str:
-    return "in force" if label.superseded_by is None else f"superseded by {label.superseded_by[:12]}"
+    return "" if label.superseded_by is None else label.superseded_by[:8]
 
 
 def _plain(text: str) -> str:

@@ -21,6 +21,7 @@ from medrec.dicom.pseudonyms import Pseudonyms
 
 SEGMENTATION, LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
 STRUCTURES = "1.2.840.10008.5.1.4.1.1.481.3"
+EVERY = "all"  # what a person says for each of them
 NOT_A_LABEL = "it is neither a DICOM Segmentation nor an RT Structure Set"
 MAX_POINTS = 5_000_000  # of one structure set: a thousand slices of five thousand points
 OUTLINES = {"CLOSED_PLANAR": False, "CLOSEDPLANAR_XOR": True}
@@ -92,7 +93,8 @@ def _chosen(names: dict[int, str], wanted: Sequence[str], what: str) -> set[int]
         return set(names)
     chosen = set()
     for one in wanted:
-        fits = {n for n, name in names.items() if one.casefold() in (str(n), name.casefold())}
+        said = one.casefold()
+        fits = {n for n, name in names.items() if said in (str(n), name.casefold()) or said == EVERY}
         if not fits:
             raise PixelError(f"{there}, and none that is called {one!r}")
         chosen |= fits

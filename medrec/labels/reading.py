@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from medrec.dicom.marked import EVERY
 from medrec.errors import DataError
 from medrec.labels.placing import TOLERANCE_MM, Marks, fits, values_on
 from medrec.store import Known
@@ -122,6 +123,7 @@ def picked(values: npt.NDArray[Any], wanted: Sequence[str], names: Names) -> Mar
     chosen: set[int] = set()
     for one in wanted:
         own = {v for name, many in names.items() for v in many if name.casefold() == one.casefold()}
+        own |= set(there) if one.casefold() == EVERY else set()
         own |= {int(one)} if one.isdigit() and (int(one) in there or not names) else set()
         if not own:
             raise DataError(f"no value of it is called {one!r}; there are {_listed(sorted(there)) or 'none'}")
