@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 
 from flows.server import Server
 from medrec import notices
+from medrec.accounts import Summary
 from medrec.errors import MedrecError
 from medrec.home import Home
-from medrec.night import Night, Request, Summary
+from medrec.night import Night, Request
 
 if TYPE_CHECKING:  # torch and MONAI take seconds, which a night with nothing to do has not to give
     from medrec import retraining

@@ -22,11 +22,12 @@ from flows.sharded import shard
 from medrec import backfill as backfilling
 from medrec import config as configurations
 from medrec import notices, retraining
+from medrec.accounts import Summary
 from medrec.cli.nights import request_of
 from medrec.config import Configuration, Settings
 from medrec.errors import AlreadyRunningError, MedrecError
 from medrec.home import Home
-from medrec.night import Request, Summary
+from medrec.night import Request
 from medrec.schedule import Retraining, Schedule
 from medrec.store import Store
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medrec.night import CaseLine, Summary
+from medrec.accounts import CaseLine, Summary
 from medrec.phantom import Known, demo_studies
 
 HEADER = ("study", "lesion", "known", "measured", "off by", "came out", "right")

@@ -85,20 +85,15 @@ def check(expected: Expected, tracker: Tracker) -> Iterator[Problem]:
             parent = _run_of_night(case.row.batch, expected, runs)
             yield from (Problem(where, what) for what in _of_case(case, run, parent, registered))
             yield from (Problem(where, what) for what in _files("artifact", case.files, tracker.artifacts(run)))
-    for batch, facts in sorted(expected.nights.items()):
-        where, run_id = f"MLflow run of night {batch}", str(facts["what"][0])
+    records = [(f"night {batch}", facts, _of_night) for batch, facts in sorted(expected.nights.items())]
+    records += [(f"model {card[:12]}…", facts, _of_training) for card, facts in sorted(expected.trainings.items())]
+    for name, facts, problems in records:
+        where, run_id = f"MLflow run of {name}", str(facts["what"][0])
         run = runs.get(run_id)
         if run is None:
             yield Problem(where, f"the run {run_id} was deleted")
         else:
-            yield from (Problem(where, what) for what in _of_night(facts, run, tracker))
-    for card, facts in sorted(expected.trainings.items()):
-        where, run_id = f"MLflow run of model {card[:12]}…", str(facts["what"][0])
-        run = runs.get(run_id)
-        if run is None:
-            yield Problem(where, f"the run {run_id} was deleted")
-        else:
-            yield from (Problem(where, what) for what in _of_training(facts, run, tracker))
+            yield from (Problem(where, what) for what in problems(facts, run, tracker))
     yield from _strangers(expected, runs, shared=tracker.is_elsewhere())
     yield from _models(expected, versions)
 

@@ -1,6 +1,6 @@
 """One night: index a folder, plan, lead every study through the pipeline, account for every file.
 
-Owns `Night` and `Summary`. Knows nothing of Prefect: a flow calls `scan`, `get_ready`, `analyse` for each case that is
+Owns `Night`. Knows nothing of Prefect: a flow calls `scan`, `get_ready`, `analyse` for each case that is
 `pending`, three at a time, and `close`. Invariants: seen = analysed + unused + refused + waiting; every planned study
 has a line in the summary; an error in one study, or MLflow away, never ends the night.
 """
@@ -9,23 +9,25 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from medrec import anchors, delivery, dispatch, pipeline, privacy, registry, sentinels
+from medrec import anchors, delivery, dispatch, pipeline, planning, privacy, registry, sentinels
+from medrec.accounts import Account, CaseLine, Summary
 from medrec.config import CardFiles, Configuration, unaccepted
 from medrec.dicom import Archive, Pseudonyms
 from medrec.errors import ConfigError, DataError, WeightsError, WorldError
 from medrec.home import Home
 from medrec.leases import Leases
-from medrec.pace import Begun, Pace, Visit, Window, several, slowest
+from medrec.pace import Begun, Pace, Visit, Window, several
 from medrec.pictures import PictureCard, PicturePredictor
-from medrec.pipeline import Finished, Planned, Setting
+from medrec.pipeline import Finished, Setting
+from medrec.planning import Planned
 from medrec.prediction import Predictor
 from medrec.report import Status
 from medrec.routing import Routed, RoutedPictures, rules_of
@@ -57,84 +59,6 @@ class Request:
     patience_s: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class CaseLine:
-    """One case in the summary; `seconds` is what it took this night, waiting for its turns left out."""
-
-    case: str
-    study: str
-    inputs: tuple[str, ...]
-    status: str
-    reason: str
-    verdict: str | None
-    report: str | None
-    mlflow_run_id: str | None
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """What a night did: the JSON that --json prints.
-
-    `stages` are seconds by stage, which overlap; `sentinels` what came of studies with known answers.
-    """
-
-    batch: str
-    files: dict[str, int]
-    refusals: tuple[dict[str, str | None], ...]
-    cases: tuple[CaseLine, ...]
-    warnings: tuple[str, ...]
-    deliveries: dict[str, int] = field(default_factory=dict)
-    stages: dict[str, float] = field(default_factory=dict)
-    sentinels: dict[str, str] = field(default_factory=dict)
-
-    def to_json(self) -> str:
-        """One JSON object, on several lines."""
-        return json.dumps(asdict(self), indent=1, allow_nan=False)
-
-    @property
-    def outcome(self) -> str:
-        """What came of the studies, in a few words."""
-        return delivery.outcome(asdict(self))
-
-    @property
-    def slowest(self) -> str:
-        """The stage that took longest, and each one's share, in words."""
-        return slowest(self.stages)
-
-    @property
-    def exit_code(self) -> int:
-        """0 when everything is accounted for, 1 when a study failed for a reason of ours."""
-        return 1 if any(c.status == Status.FAILED for c in self.cases) else 0
-
-
-@dataclass(slots=True)
-class _Account:
-    """Where each file went, by its ordinal: the first entry that is not `unused` stays.
-
-    A zip file (`packed`) of which a part was analysed counts as analysed, whatever became of the rest.
-    """
-
-    analysed: dict[int, str] = field(default_factory=dict)
-    refused: dict[int, tuple[str, str]] = field(default_factory=dict)
-    packed: set[int] = field(default_factory=set)
-    waiting: set[int] = field(default_factory=set)
-    left_out: set[int] = field(default_factory=set)
-
-    def use(self, files: Iterable[ScanFile]) -> None:
-        for file in files:
-            self.analysed[file.ordinal] = file.sha256
-
-    def refuse(self, files: Iterable[ScanFile | Refused], reason: str) -> None:
-        for file in files:
-            self.refused.setdefault(file.ordinal, (file.sha256, reason))
-
-    def settled(self) -> tuple[set[int], dict[int, tuple[str, str]]]:
-        """Ordinals of files that were analysed, and digest and reason of those that were refused: no file in both."""
-        analysed = {o for o in self.analysed if o not in self.refused or o in self.packed}
-        return analysed, {o: why for o, why in self.refused.items() if o not in analysed}
-
-
 class Night:
     """A batch in progress; a context manager that holds the home's lock."""
 
@@ -145,7 +69,7 @@ class Night:
         self.planned: tuple[Planned, ...] = ()
         self.deliveries: dict[str, int] = {}
         self._lines: dict[str, CaseLine] = {}
-        self._account = _Account()
+        self._account = Account()
         self._warnings: list[str] = []
         self._predictors: dict[str, Predictor | PicturePredictor] = {}
         self._seen = 0
@@ -237,7 +161,7 @@ class Night:
 
     def scan(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
         """Read every file's header and plan what is to be done. `progress` gets files done and in all."""
-        self._account, self._seen = _Account(), 0
+        self._account, self._seen = Account(), 0
         self._pull()
         files: list[ScanFile] = []
         total = self._archive.count()
@@ -256,7 +180,7 @@ class Night:
         self._account.refuse((f for f in files if f.patient in erased), str(Reason.ERASED))
         files = [f for f in files if f.patient not in erased]
         studies = self._arrived(group(files))
-        planned = pipeline.plan(studies, self._request.configuration, self._store.salt, self._disabled)
+        planned = planning.plan(studies, self._request.configuration, self._store.salt, self._disabled)
         self.planned = self._wanted(planned)
         self._by_case = {p.case: p for p in self.planned}
         for each in self.planned:
@@ -303,7 +227,7 @@ class Night:
 
     def _break_off(self) -> None:
         """The night was stopped before all was read: of no study it is known whether it is whole."""
-        self._account = _Account(waiting=set(range(self._seen)))
+        self._account = Account(waiting=set(range(self._seen)))
         self.warn(f"stopped while files were read: {self._over}; everything waits for the next night")
 
     @property
@@ -411,7 +335,7 @@ class Night:
 
     def _done(self, planned: Planned) -> CaseLine | None:
         """The line of a case that was done before."""
-        done = pipeline.already_done(planned, self._store, self._request.reanalyse)
+        done = planning.already_done(planned, self._store, self._request.reanalyse)
         if done is None:
             return None
         refused = pipeline.refused_inputs(done, self._request.home)

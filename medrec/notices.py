@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from medrec.accounts import Summary
 from medrec.errors import AlreadyRunningError, MedrecError, SentinelError, WorldError
 from medrec.network import webhook
-from medrec.night import Summary
 from medrec.report import Status
 from medrec.schedule import Notify, Schedule
 

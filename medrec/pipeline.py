@@ -5,19 +5,16 @@ gets a case, analysed or not; the case key covers inputs, card, weights and resu
 outputs are whole before the store knows of them; one poisoned study ends as a value, not as an exception.
 """
 
-import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from types import MappingProxyType
 from typing import cast
 
 import numpy as np
 
 from medrec import __version__, burned, environment, findings, pictured, report, stages, writing
-from medrec.audit import salted
-from medrec.config import CardFiles, Configuration
+from medrec.config import Configuration
 from medrec.contrast import fluid_is_dark, proved
 from medrec.dicom import Archive
 from medrec.errors import ScanError
@@ -25,40 +22,14 @@ from medrec.home import Home
 from medrec.kinds import kinds_of
 from medrec.pictured import PreparedPictures
 from medrec.pictures import IMAGE, Card, PictureCard, PicturePrediction, PicturePredictor
+from medrec.planning import Planned
 from medrec.plausibility import doubts
 from medrec.prediction import InputRule, ModelCard, Prediction, Predictor
 from medrec.report import AnyCase, Case, ImageFacts, PictureCase, Report, SeriesUse, Status, Verdict
-from medrec.routing import Routed, RoutedPictures, covered_share, route
-from medrec.series import Reason, Refused, Series, Skipped, Study
+from medrec.routing import Routed, RoutedPictures, covered_share
+from medrec.series import Reason, Refused, Series, Skipped
 from medrec.store import CaseRow, Store
 from medrec.volume import Volume, midplane_left_mm, on_grid, tilt_from_axial_deg
-
-KEY_DIGITS = 24  # 96 bits: two cases never share a key by chance
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """What one model is to do with one study; `routed` says with which series, or why with none."""
-
-    case: str
-    study: Study
-    model: CardFiles | None
-    routed: Routed | RoutedPictures | Skipped
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """sha256 of the files that are used, or that would have been."""
-        return tuple(sorted({f.sha256 for f in self.routed.files}))
-
-    @property
-    def patient(self) -> str:
-        """Whose the case is; of a study that names several patients nobody knows, and it stands under its own name."""
-        return _patient(self.study)
-
-    @property
-    def inputs_sha256(self) -> str:
-        """One digest for all inputs."""
-        return _digest(list(self.inputs))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,67 +68,6 @@ class Setting:
     configuration: Configuration
     device: str
     threads: int = 0
-
-
-def plan(
-    studies: Iterable[Study],
-    configuration: Configuration,
-    salt_of: Callable[[str], str] = lambda patient: "",
-    disabled: Mapping[str, str] = MappingProxyType({}),
-) -> tuple[Planned, ...]:
-    """What is to be done, in the order of the studies' pseudonyms: a case for each study and each model that fits.
-
-    `disabled` says why a model must not be used, by the digest of its card: its studies are refused by name. Keys of
-    cases are made with the patient's salt: when it is gone, a file no longer tells which case was its.
-    """
-    every_card = _digest([c.card.digest for c in configuration.cards])
-    planned: list[Planned] = []
-    for study in studies:
-        found: list[tuple[CardFiles | None, Routed | RoutedPictures | Skipped]] = []
-        if len(study.patients) > 1:
-            detail = f"its files name {len(study.patients)} different patients"
-            found.append((None, Skipped(study.study, Reason.MIXED_PATIENTS, detail, study.files)))
-        else:
-            routes = [(model, route(study, model.card)) for model in configuration.cards]
-            found += [(model, _usable(model, fit, disabled)) for model, fit in routes if fit is not None]
-        if not found:
-            detail = "no series of the study fits a required input of any card"
-            found.append((None, Skipped(study.study, Reason.NO_ROUTE, detail, study.files)))
-        for model, fit in found:
-            inputs = sorted({f.sha256 for f in fit.files})
-            card = every_card if model is None else model.card.digest
-            weights = "" if model is None else model.card.weights_digest
-            key = salted(salt_of(_patient(study)), _digest([inputs, card, weights]))
-            planned.append(Planned(key[:KEY_DIGITS], study, model, fit))
-    return tuple(planned)
-
-
-def _usable(
-    model: CardFiles, route: Routed | RoutedPictures | Skipped, disabled: Mapping[str, str]
-) -> Routed | RoutedPictures | Skipped:
-    """The route, unless somebody took the model out of use: the kill switch."""
-    why = disabled.get(model.card.digest)
-    if why is None or isinstance(route, Skipped):
-        return route
-    detail = f"{model.card.name} {model.card.version}: {why}"
-    return Skipped(route.files[0].study, Reason.DISABLED, detail, route.files)
-
-
-def _patient(study: Study) -> str:
-    return study.patients[0] if len(study.patients) == 1 else study.study
-
-
-def already_done(planned: Planned, store: Store, reanalyse: bool) -> CaseRow | None:
-    """The case that makes this one needless: the same key, or an earlier model's on the same inputs.
-
-    With `reanalyse` only the same key counts. A failed case is never done.
-    """
-    same = store.case(planned.case)
-    if same is not None and same.status is not Status.FAILED:
-        return same
-    if reanalyse or planned.model is None:
-        return None
-    return store.analysed(planned.study.study, planned.model.card.name, planned.inputs_sha256)
 
 
 def prepare(planned: Planned, archive: Archive) -> AnyPrepared:
@@ -536,7 +446,3 @@ def _series_uses(planned: Planned, prepared: AnyPrepared) -> tuple[SeriesUse, ..
         )
         for files in planned.study.series
     )
-
-
-def _digest(content: object) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

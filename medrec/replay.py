@@ -21,7 +21,7 @@ import numpy.typing as npt
 from PIL import Image
 from pydantic import ValidationError
 
-from medrec import environment, pipeline, stages
+from medrec import environment, pipeline, planning, stages
 from medrec.audit import AuditRecord, salted
 from medrec.config import CardFiles, Configuration, Settings
 from medrec.config import load as configuration_of
@@ -32,7 +32,8 @@ from medrec.home import Home, sha256_of
 from medrec.outputs import masks
 from medrec.pictured import PreparedPictures
 from medrec.pictures import Card, PictureCard, card_of
-from medrec.pipeline import AnyPrediction, Planned, Prepared, Setting
+from medrec.pipeline import AnyPrediction, Prepared, Setting
+from medrec.planning import Planned
 from medrec.prediction import ModelCard
 from medrec.report import AnyCase, PictureCase, Status
 from medrec.routing import rules_of
@@ -225,7 +226,7 @@ def _planned(files: list[ScanFile], model: CardFiles, wanted: set[str], salt: st
     """The case as it is planned today, without what came later if that changes it; and whether all files took part."""
 
     def plan(of: list[ScanFile]) -> Planned:
-        return pipeline.plan(group(of), Configuration(Settings(), (model,)))[0]
+        return planning.plan(group(of), Configuration(Settings(), (model,)))[0]
 
     planned = plan(files)
     if {salted(salt, digest) for digest in planned.inputs} == wanted:

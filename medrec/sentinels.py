@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from medrec import config as configurations
-from medrec import pipeline
+from medrec import pipeline, planning
 from medrec.config import CardFiles
 from medrec.dicom import Archive, Pseudonyms
 from medrec.errors import SentinelError, WorldError
@@ -101,7 +101,7 @@ def _answer(folder: Path, known: CardFiles, predictor: Predictor | PicturePredic
     """What comes of the study in a folder; None when none is found in it."""
     archive = Archive(folder, Pseudonyms(KEY), rules_of([known.card]))
     files = [f for found in archive.scan() for f in found if isinstance(f, ScanFile)]
-    for planned in pipeline.plan(group(files), replace(setting.configuration, cards=(known,))):
+    for planned in planning.plan(group(files), replace(setting.configuration, cards=(known,))):
         prepared = pipeline.prepare(planned, archive)
         prediction = None if isinstance(prepared, Skipped) else pipeline.predict(prepared, predictor)
         case = pipeline.case_of(planned, prepared, prediction, setting, datetime.now(UTC))

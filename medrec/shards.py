@@ -25,7 +25,7 @@ from medrec.home import Home
 from medrec.leases import Leases
 from medrec.night import HELD, Night, Request
 from medrec.pace import Window
-from medrec.pipeline import Planned
+from medrec.planning import Planned
 from medrec.store import Store
 
 LOOK_EVERY_S = 2.0

@@ -14,8 +14,9 @@ import pytest
 from orthanc import Orthanc
 
 from medrec import config
+from medrec.accounts import Summary
 from medrec.home import Home
-from medrec.night import Night, Request, Summary
+from medrec.night import Night, Request
 from medrec.phantom import Known, demo_studies
 
 if TYPE_CHECKING:

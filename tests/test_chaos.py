@@ -20,10 +20,11 @@ from tiny import ready_home, tiny_folder, tiny_studies
 
 import flows
 from medrec import config, disk, leases, night, pipeline
+from medrec.accounts import Summary
 from medrec.config import Configuration
 from medrec.errors import WorldError
 from medrec.home import Home
-from medrec.night import Night, Request, Summary
+from medrec.night import Night, Request
 from medrec.report import Status
 from medrec.store import Store
 from medrec.verification import verify, verify_mlflow

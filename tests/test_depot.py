@@ -10,11 +10,12 @@ from tiny import ready_home, tiny_configuration, tiny_studies
 
 import flows
 from medrec import privacy
+from medrec.accounts import Summary
 from medrec.config import Configuration
 from medrec.depot import Depot, restore, synchronise
 from medrec.errors import ConfigError, WorldError
 from medrec.home import Home
-from medrec.night import Night, Request, Summary
+from medrec.night import Night, Request
 from medrec.store import Store
 from medrec.verification import verify
 

@@ -14,11 +14,12 @@ from typer.testing import CliRunner
 
 import flows
 from medrec import backfill, config, notices
+from medrec.accounts import CaseLine, Summary
 from medrec.cli import app
 from medrec.config import CardFiles, Configuration
 from medrec.errors import AlreadyRunningError, ConfigError, SentinelError, WorldError
 from medrec.home import Home
-from medrec.night import CaseLine, Night, Request, Summary
+from medrec.night import Night, Request
 from medrec.notices import Notice
 from medrec.report import Status
 from medrec.schedule import Notify, Schedule

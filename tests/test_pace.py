@@ -13,8 +13,9 @@ from tiny import ready_home, tiny_configuration, tiny_studies
 
 import flows
 from medrec import pipeline
+from medrec.accounts import Summary
 from medrec.config import Configuration
-from medrec.night import Night, Request, Summary
+from medrec.night import Night, Request
 from medrec.pace import AT_ONCE, Pace, Window, several, slowest
 from medrec.store import Store
 

@@ -21,12 +21,12 @@ from test_pictures import card, disc
 from test_stills import image
 
 from medrec import bundle, burned, config, privacy, verification
+from medrec.accounts import Summary
 from medrec.config import Configuration
 from medrec.dicom import Pseudonyms
 from medrec.dicom.identity import patient_of
 from medrec.home import Home
 from medrec.learning import pictures
-from medrec.night import Summary
 from medrec.phantom import uid
 from medrec.pictured import facts_of
 from medrec.pictures import PictureCard, PicturePrediction, Region, scale_at

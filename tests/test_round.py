@@ -17,8 +17,9 @@ import yaml
 from orthanc import OURS, Orthanc, debian
 
 from medrec import config
+from medrec.accounts import Summary
 from medrec.home import Home
-from medrec.night import Night, Request, Summary
+from medrec.night import Night, Request
 from medrec.phantom import Head, Lesion, grid, render, uid, write_dicom
 from medrec.store import State, Store
 

@@ -1,6 +1,7 @@
 """The operator's commands: a night, and the demo that shows one."""
 
 import shlex
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +11,8 @@ import typer
 from medrec.cli.common import ConfigOption, HomeOption, out, progress_bar, say, stdout_kept, table
 
 if TYPE_CHECKING:
-    from medrec.night import Request, Summary
+    from medrec.accounts import Summary
+    from medrec.night import Request
 
 
 UntilOption = Annotated[
@@ -37,12 +39,8 @@ def nightly(
     """Analyse every new study below a folder and leave one report for each."""
     with stdout_kept(json) as print_json:
         request = request_of(input, home, config, reanalyse, until)
-        summary = run_nightly(request)
-        if json:
-            print_json(summary.to_json())
-        else:
-            show(summary, request)
-    raise typer.Exit(summary.exit_code)
+        code = run_and_tell(request, print_json if json else None)
+    raise typer.Exit(code)
 
 
 def demo(
@@ -119,6 +117,16 @@ def run_nightly(request: "Request") -> "Summary":
     with progress_bar() as progress:
         summary: Summary = run(request, progress)
     return summary
+
+
+def run_and_tell(request: "Request", print_json: Callable[[str], None] | None) -> int:
+    """Run a night, say what it did, in JSON where that is wanted, and return its exit code."""
+    summary = run_nightly(request)
+    if print_json is not None:
+        print_json(summary.to_json())
+    else:
+        show(summary, request)
+    return summary.exit_code
 
 
 def show(summary: "Summary", request: "Request") -> None:

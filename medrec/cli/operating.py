@@ -89,7 +89,7 @@ def backfill(
 ) -> None:
     """Make reports of earlier versions of a model again with the one that is configured; the old ones stay."""
     from medrec import backfill as backfilling
-    from medrec.cli.nights import request_of, run_nightly, show
+    from medrec.cli.nights import request_of, run_and_tell
 
     with stdout_kept(json) as print_json:
         request = request_of(input, home, config, False)
@@ -103,12 +103,8 @@ def backfill(
             say("nothing is behind")
             raise typer.Exit(0)
         request = backfilling.again(request, found, datetime.now(UTC))
-        summary = run_nightly(request)
-        if json:
-            print_json(summary.to_json())
-        else:
-            show(summary, request)
-    raise typer.Exit(summary.exit_code)
+        code = run_and_tell(request, print_json if json else None)
+    raise typer.Exit(code)
 
 
 def _list(found: "tuple[Behind, ...]") -> None:

@@ -18,8 +18,9 @@ from paired import json_path, tell_numbers
 from tiny import ready_home, tiny_configuration, tiny_studies
 
 import flows
+from medrec.accounts import Summary
 from medrec.home import Home
-from medrec.night import Request, Summary
+from medrec.night import Request
 from medrec.report import Status, Verdict
 from medrec.store import CaseRow, Store
 
