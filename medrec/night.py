@@ -21,6 +21,7 @@ from medrec import anchors, delivery, dispatch, pipeline, planning, privacy, reg
 from medrec.accounts import Account, CaseLine, Summary
 from medrec.config import CardFiles, Configuration, unaccepted
 from medrec.dicom import Archive, Pseudonyms
+from medrec.dicom.renaming import Renamed
 from medrec.errors import ConfigError, DataError, WeightsError, WorldError
 from medrec.home import Home
 from medrec.leases import Leases
@@ -125,7 +126,8 @@ class Night:
         request, configuration = self._request, self._request.configuration
         rules = rules_of(c.card for c in configuration.cards)
         self._archive = Archive(request.input, Pseudonyms.load(request.home.key), rules, memory=request.home.index)
-        self._setting = Setting(self.batch, request.home, self._store, configuration, "")
+        original = Renamed.load(request.home.root, request.home.key).original
+        self._setting = Setting(self.batch, request.home, self._store, configuration, "", original=original)
 
     def _note_configuration(self, now: datetime) -> None:
         """Put a configuration that is not the last night's into the ledger, with the key's fingerprint.

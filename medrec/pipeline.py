@@ -6,7 +6,7 @@ outputs are whole before the store knows of them; one poisoned study ends as a v
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import cast
@@ -60,7 +60,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What all cases of one night share."""
+    """What all cases of one night share; `original` is `medrec.dicom.renaming.Renamed.original`."""
 
     batch: str
     home: Home
@@ -68,6 +68,7 @@ class Setting:
     configuration: Configuration
     device: str
     threads: int = 0
+    original: Callable[[str], str] = str
 
 
 def prepare(planned: Planned, archive: Archive) -> AnyPrepared:
@@ -173,7 +174,7 @@ def finish(
         "files": digests | kept,
     }
     setting.store.remember_study(row.study, row.patient, case.report.created, planned.study.patients)
-    setting.store.finish(row, facts, case.report.created)
+    setting.store.finish(row, facts, case.report.created, setting.original)
     stored = setting.store.case(row.case)
     assert stored is not None
     return Finished(stored, case.report.refused_inputs)

@@ -13,7 +13,7 @@ import pytest
 from conftest import RunNight, a_night, copy_home
 from mlflow.entities import ViewType
 from mlflow.tracking import MlflowClient
-from test_night import small_study
+from test_night import small_study, with_version
 
 from medrec import privacy, verification
 from medrec.config import Configuration, Retention, load
@@ -242,6 +242,8 @@ def test_after_a_rotation_every_name_is_another_and_nothing_is_analysed_again(
     assert [c.status for c in run_night(place / "in").cases] == ["already done", "already done"]
     assert privacy.look_up(case, place / "in", home, store).patient_id == PATIENT
     assert replay(case, place / "in", home, store).agrees
+    run_night(place / "in", reanalyse=True, own=with_version(load(), "9.0.0"))
+    assert problems(home, store) == []  # of what was made after a rotation, too
     privacy.rotate(home, store, load())
     again = store.case(case)
     assert again is not None

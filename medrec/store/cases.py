@@ -1,7 +1,7 @@
 """Cases: what became of each study, and what replaced it."""
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import sqlalchemy as sa
@@ -55,7 +55,9 @@ class Cases(Ledger):
         where = CASES.c.superseded_by == key
         return tuple(case_row(row) for row in self._rows(sa.select(CASES).where(where).order_by(CASES.c.seq)))
 
-    def finish(self, row: CaseRow, facts: Mapping[str, object], now: str) -> AuditRecord:
+    def finish(
+        self, row: CaseRow, facts: Mapping[str, object], now: str, original: Callable[[str], str] = str
+    ) -> AuditRecord:
         """Write a finished case, its ledger record and its outbox row in one transaction.
 
         The record's facts are `facts` and the sealed fields of the row; facts["files"] holds the SHA-256 of
@@ -63,6 +65,7 @@ class Cases(Ledger):
         patient's salt on their way into the record. A row of the same key is replaced when its status is
         "failed". Unless this try failed too, every earlier case of the study and model that is still in force
         is superseded by it, with a record each. `row.supersedes` and `row.superseded_by` are filled in here.
+        `original` gives the pseudonym that a study had before the key was rotated: records know it by that, always.
 
         Raises:
             DataError: the key is taken by a case that did not fail, or study or batch are unknown here.
@@ -86,11 +89,12 @@ class Cases(Ledger):
             new = replace(row, supersedes=replaced[-1] if replaced else None, superseded_by=kept)
             # The record goes first: its place in the chain is what two writers at once collide on, so that
             # only one of them gets as far as the rows (and PostgreSQL never sees them lock each other).
-            record = tail.add(f"case {row.status}", now, _sealed(_merged(facts, new), salt))
+            study = original(row.study)
+            record = tail.add(f"case {row.status}", now, _sealed(_merged(facts, new) | {"study": study}, salt))
             _put(tail.connection, new, tail.number, is_new=before is None)
             tail.connection.execute(sa.update(CASES).where(CASES.c.case.in_(replaced)).values(superseded_by=row.case))
             for old in replaced:
-                told = {"case": old, "by": row.case, "study": salted(salt, row.study)}
+                told = {"case": old, "by": row.case, "study": salted(salt, study)}
                 tail.add(events.SUPERSEDED, now, told)
             entry = {"kind": "mlflow", "case": row.case, "created_at": now, "attempts": 0}
             tail.connection.execute(sa.insert(OUTBOX).values(entry))
