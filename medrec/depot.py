@@ -97,13 +97,14 @@ def synchronise(home: Home, store: Store, depot: Depot) -> Kept:
     Raises WorldError when the depot cannot be reached; what was brought stays, and the next time goes on.
     """
     brought = taken = 0
+    needed = _needed(store)
     done, end = depot.marker(home.worker), store.position()[0]
     for record in store.ledger(done):
         if record.kind in CASE_KINDS:
             brought += sum(_bring(home, depot, path, digest) for path, digest in _files(record.facts))
         elif record.kind in (ERASED, PRUNED):
             for case in record.facts["cases"]:  # type: ignore[attr-defined]
-                taken += _take_away(store, depot, str(case))
+                taken += _take_away(store, depot, str(case), needed)
     depot.mark(home.worker, end)
     return Kept(brought, taken)
 
@@ -111,8 +112,9 @@ def synchronise(home: Home, store: Store, depot: Depot) -> Kept:
 def restore(home: Home, store: Store, depot: Depot) -> tuple[int, tuple[str, ...]]:
     """Bring back what the home should hold and does not; returns how many, and the paths that are not there either."""
     back, lost = 0, []
+    gone = _gone(store)
     for row in store.cases():
-        for path, digest in _told(store, row.case):
+        for path, digest in _told(store, row.case) if row.case not in gone else ():
             if (home.root / path).is_file():
                 continue
             data = depot.get(digest)
@@ -136,9 +138,23 @@ def _bring(home: Home, depot: Depot, path: str, digest: str) -> bool:
     return True
 
 
-def _take_away(store: Store, depot: Depot, case: str) -> int:
-    """A case's own files; cards and weights are other cases' too."""
-    return sum(depot.remove(digest) for path, digest in _told(store, case) if path.startswith("reports/"))
+def _take_away(store: Store, depot: Depot, case: str, needed: frozenset[str]) -> int:
+    """A case's own files; cards and weights are other cases' too, and so may a mask be: of nothing, or made again."""
+    own = [d for path, d in _told(store, case) if path.startswith("reports/") and d not in needed]
+    return sum(depot.remove(digest) for digest in own)
+
+
+def _gone(store: Store) -> frozenset[str]:
+    """The cases whose files were erased or pruned."""
+    return frozenset(str(c) for _, r in store.of_kinds(ERASED, PRUNED) for c in r.facts["cases"])  # type: ignore[attr-defined]
+
+
+def _needed(store: Store) -> frozenset[str]:
+    """Digests of the files of all other cases."""
+    gone = _gone(store)
+    if not gone:
+        return frozenset()
+    return frozenset(d for row in store.cases() if row.case not in gone for _, d in _told(store, row.case))
 
 
 def _told(store: Store, case: str) -> Iterator[tuple[str, str]]:

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,37 @@ def test_a_home_that_lost_its_reports_gets_them_back_and_what_is_erased_is_erase
         assert synchronise(home, store, depot).taken_away == 3
         assert restore(home, store, depot) == (0, ())
         assert (home.root / (other.report or "")).is_file()
+
+
+def test_a_mask_that_another_case_shares_stays_when_one_is_erased(
+    url: str, tiny: Configuration, tmp_path: Path
+) -> None:
+    home, depot = ready_home(tmp_path / "home"), Depot(url)
+    tiny_studies(tmp_path / "in", 1)
+    tiny_studies(tmp_path / "in", 1, first=17)  # the same pixels, of another patient
+    a_night(tmp_path / "in", home, tiny)
+    masks = {path.read_bytes() for path in home.reports.rglob("segmentation.nii.gz")}
+    assert len(masks) == 1
+    with Store.open(home.store_url) as store:
+        synchronise(home, store, depot)
+        one, _ = store.cases()
+        privacy.erase(one.patient, home, store, tiny)
+        assert synchronise(home, store, depot).taken_away == 2
+        shutil.rmtree(home.reports)
+        home.reports.mkdir(mode=0o700)
+        assert restore(home, store, depot) == (3, ())
+
+
+def test_what_was_pruned_is_not_missed(tmp_path: Path) -> None:
+    own = tiny_configuration(tmp_path / "own", retention={"reports_days": 1})
+    home, depot = ready_home(tmp_path / "home"), Depot(f"file://{tmp_path / 'depot'}")
+    tiny_studies(tmp_path / "in", 1)
+    a_night(tmp_path / "in", home, own)
+    with Store.open(home.store_url) as store:
+        synchronise(home, store, depot)
+        privacy.prune(home, store, own, datetime.now(UTC) + timedelta(days=3))
+        assert synchronise(home, store, depot).taken_away == 3
+        assert restore(home, store, depot) == (0, ())
 
 
 def test_a_depot_that_is_away_costs_a_warning_and_the_next_night_brings_all(
