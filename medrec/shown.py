@@ -149,6 +149,8 @@ def metrics_of(facts: Mapping[str, Any], row: CaseRow) -> dict[str, float]:
     if found:
         metrics["longest_axial_mm"] = max(f["longest_axial_mm"] for f in found)
         metrics["largest_ml"] = found[0]["volume_mm3"] / 1000
+    for name, p in facts.get("probabilities", {}).items():
+        metrics[f"probability_{name}"] = p
     if facts["slice_probability"]:
         metrics["slice_probability_max"] = max(facts["slice_probability"])
     return metrics

@@ -31,12 +31,17 @@ VALIDATION_SHARE = 0.2
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelledCase:
-    """One study: `inputs` by name on one grid, `mask` (i, j, k) bool on it."""
+    """One study: `inputs` by name on one grid, `mask` (i, j, k) bool on it, empty where nobody outlined (`outlined`).
+
+    `positive` says whether it is of its card's positive class, None where nobody said.
+    """
 
     study: str
     patient: str
     inputs: Mapping[str, Volume]
     mask: npt.NDArray[np.bool_]
+    outlined: bool = True
+    positive: bool | None = None
 
     def pixels_sha256(self, card: ModelCard) -> str:
         """Digest of the pixels of the card's grid input: what cards list as trained on."""
@@ -45,10 +50,15 @@ class LabelledCase:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """One case as networks see it: images (k, inputs, y, x) float16, target (k, y, x) float16 in 0..1."""
+    """One case as networks see it: images (k, inputs, y, x) float16, target (k, y, x) float16 in 0..1.
+
+    `outlined` and `positive` are those of the case.
+    """
 
     images: torch.Tensor
     target: torch.Tensor
+    outlined: bool = True
+    positive: bool | None = None
 
 
 def load(card: ModelCard, dicom: Path, table: Path, masks: Path) -> Iterator[LabelledCase]:
@@ -118,4 +128,4 @@ def is_validation(pixels_sha256: str, purpose: str = "validation") -> bool:
 def sample(case: LabelledCase, card: ModelCard) -> Sample:
     """What the networks see of a case, in half precision to save memory."""
     stack, frame = preprocessing.images(case.inputs, card)
-    return Sample(stack.half(), frame.cut(case.mask.astype(np.float32)).half())
+    return Sample(stack.half(), frame.cut(case.mask.astype(np.float32)).half(), case.outlined, case.positive)
