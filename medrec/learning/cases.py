@@ -6,6 +6,7 @@ resized.
 
 import csv
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,11 +69,7 @@ def load(card: ModelCard, dicom: Path, table: Path, masks: Path) -> Iterator[Lab
     that lies on another grid than its series.
     """
     pseudonyms = Pseudonyms(KEY)
-    with table.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or not {"study_instance_uid", "patient"} <= set(rows[0]):
-        raise ConfigError([f"{table.name}: the columns study_instance_uid and patient are needed"])
-    mask_of = {pseudonyms.of("study", row["study_instance_uid"]): masks / f"{row['patient']}.nii.gz" for row in rows}
+    mask_of = {study: masks / f"{patient}.nii.gz" for study, patient in _patients(table, pseudonyms).items()}
     archive = Archive(dicom, pseudonyms, rules_of([card]))
     for study in group(archive.index().files):
         if study.study not in mask_of:
@@ -85,6 +82,24 @@ def load(card: ModelCard, dicom: Path, table: Path, masks: Path) -> Iterator[Lab
             continue
         grid = inputs[card.grid]
         yield LabelledCase(study.study, study.patients[0], inputs, read_mask(mask_of[study.study], grid))
+
+
+def named(table: Path, pattern: str) -> frozenset[str]:
+    """The studies of `load` whose patient in the table fits a regular expression. Raises ConfigError for none."""
+    try:
+        wanted = re.compile(pattern)
+    except re.error as error:
+        raise ConfigError([f"{pattern}: no regular expression ({error})"]) from None
+    return frozenset(s for s, patient in _patients(table, Pseudonyms(KEY)).items() if wanted.search(patient))
+
+
+def _patients(table: Path, pseudonyms: Pseudonyms) -> dict[str, str]:
+    """The table's patients by the pseudonym of their study."""
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or not {"study_instance_uid", "patient"} <= set(rows[0]):
+        raise ConfigError([f"{table.name}: the columns study_instance_uid and patient are needed"])
+    return {pseudonyms.of("study", row["study_instance_uid"]): row["patient"] for row in rows}
 
 
 def inputs_of(routed: Routed, card: ModelCard, archive: Archive) -> dict[str, Volume]:
