@@ -204,6 +204,24 @@ class Running(Frozen):
     tolerance: Share = 0.02
 
 
+class Priors(Frozen):
+    """By how much two measurements of an unchanged lesion differ in 95 of 100 pairs; `source` says who found that.
+
+    Nothing here is the default of `medrec.priors`, which is wide: "grown" and "shrunk" are said beyond it only.
+    """
+
+    repeatability_volume_relative: Share | None = None
+    repeatability_diameter_mm: Positive | None = None
+    source: str = ""
+
+    @model_validator(mode="after")
+    def _numbers_have_a_source(self) -> "Priors":
+        given = (self.repeatability_volume_relative, self.repeatability_diameter_mm)
+        if any(given) and not (all(given) and self.source.strip()):
+            raise ValueError("priors: needs both repeatabilities and the source that they are from")
+        return self
+
+
 class ModelCard(Frozen):
     """Everything that medrec knows of a model: YAML on disk, data here."""
 
@@ -234,6 +252,7 @@ class ModelCard(Frozen):
     gate: Gate | None = None
     robustness: Robustness | None = None
     running: Running = Running()
+    priors: Priors = Priors()
 
     @model_validator(mode="after")
     def _whole_volumes_are_outlined_only(self) -> "ModelCard":
@@ -271,7 +290,9 @@ class ModelCard(Frozen):
         Keys are sorted but for those of `inputs`: their order is the order of the networks' channels.
         """
         fields = self.model_dump(mode="json")
-        for name in without_defaults(self, "returned", "split", "early_stop", "gate", "robustness", "running"):
+        for name in without_defaults(
+            self, "returned", "split", "early_stop", "gate", "robustness", "running", "priors"
+        ):
             del fields[name]
         for name in without_defaults(self.preprocessing, "depth", "window"):
             del fields["preprocessing"][name]

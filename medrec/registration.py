@@ -114,7 +114,7 @@ def _scaled(image: Coarse, every: int, blur: float) -> _Scaled:
         blurred,
         tuple(g / image.spacing_mm for g in np.gradient(blurred)),
         (image.levels != OUTSIDE).astype(np.float32),
-        np.linalg.inv(image.affine_ijk_to_lps),
+        np.linalg.inv(image.affine_ijk_to_lps).astype(np.float64),
     )
 
 
