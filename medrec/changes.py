@@ -52,7 +52,7 @@ class Repeatability:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measured:
-    """The lesions of one study: `labels` (i, j, k) numbers them as in `findings`; `minimum_mm3` is the smallest told."""
+    """The lesions of one study: `labels` (i, j, k) numbers the `findings`; `minimum_mm3` is the smallest told."""
 
     labels: npt.NDArray[np.int32]
     affine_ijk_to_lps: Floats

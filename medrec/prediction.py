@@ -290,9 +290,8 @@ class ModelCard(Frozen):
         Keys are sorted but for those of `inputs`: their order is the order of the networks' channels.
         """
         fields = self.model_dump(mode="json")
-        for name in without_defaults(
-            self, "returned", "split", "early_stop", "gate", "robustness", "running", "priors"
-        ):
+        later = ("returned", "split", "early_stop", "gate", "robustness", "running", "priors")
+        for name in without_defaults(self, *later):
             del fields[name]
         for name in without_defaults(self.preprocessing, "depth", "window"):
             del fields["preprocessing"][name]

@@ -19,6 +19,7 @@ from medrec.prediction import Decision, ModelCard, Prediction
 from medrec.series import Visit
 from medrec.volume import Volume
 
+UNKNOWN = Visit()
 DISCLAIMER = "Research use; not a medical device."
 
 
@@ -152,7 +153,7 @@ class Case:
     volumes: Mapping[str, Volume]
     prediction: Prediction | None
     labels: npt.NDArray[np.int32] | None
-    visit: Visit = Visit()
+    visit: Visit = UNKNOWN
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -151,7 +151,8 @@ class ScanFile:
     this is after `expanded`. `promised_images` and `promised_slices` are the numbers of images in the acquisition and
     of slices in one volume that the header tells of. `content` is a digest of the pixel data as stored. `member` counts
     from 1 within a zip file, whose digest and ordinal all its members have; it is 0 for a file that lies by itself.
-    `visit` is that of its study. `screen_copy` says that it is a Secondary Capture, `may_hold_text` that names may be burned into its pixels.
+    `screen_copy` says that it is a Secondary Capture, `may_hold_text` that names may be burned into its pixels. `visit`
+    is that of its study.
     """
 
     sha256: str

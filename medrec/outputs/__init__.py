@@ -2,8 +2,8 @@
 
 A writer gets a finished case and a folder, and writes exactly the file or folder of its name (mask, coarse image
 and visit are left out where nothing was segmented). Invariants: the same case gives the same bytes, so that the
-ledger's digests can be checked by writing again; writers know neither each other nor the clock; nothing that identifies a
-patient reaches them.
+ledger's digests can be checked by writing again; writers know neither each other nor the clock; nothing that
+identifies a patient reaches them.
 """
 
 from collections.abc import Callable
