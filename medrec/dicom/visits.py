@@ -41,7 +41,7 @@ def visit_of(ds: Dataset, pseudonyms: Pseudonyms) -> Visit:
 def is_nobody(patient_id: str) -> bool:
     """Whether an id is a placeholder that different people share."""
     plain = re.sub(r"[^a-z0-9]", "", patient_id.casefold())
-    return len(set(plain)) <= 1 or COUNTING.startswith(plain) or NOBODY.fullmatch(plain) is not None
+    return len(set(plain)) <= 1 or COUNTING.startswith(patient_id.strip()) or NOBODY.fullmatch(plain) is not None
 
 
 def _day(text: str) -> int | None:
