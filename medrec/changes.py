@@ -35,12 +35,13 @@ class Repeatability:
     """By how much two measurements of what did not change differ in 95 of 100 pairs.
 
     Of a volume it is `volume_relative` of the mean of both, and never less than a shell of `shell_mm` around a ball of
-    that volume; of a diameter `diameter_mm`. `source` says from where.
+    that volume; of a diameter `diameter_mm`. Regions below `region_mm3` come and go. `source` says from where.
     """
 
     volume_relative: float
     shell_mm: float
     diameter_mm: float
+    region_mm3: float
     source: str
 
     def volume_mm3(self, before_mm3: float, now_mm3: float) -> float:
@@ -210,6 +211,8 @@ def _unsure(lesion: _Placed, near: bool, other: Measured, repeatability: Repeata
         return f"a lesion of the {which} study lies within {NEAR_MM:g} mm: they may be one"
     if volume - other.minimum_mm3 <= repeatability.volume_mm3(volume, other.minimum_mm3):
         return f"it is hardly larger than the smallest that the {which} study reports"
+    if volume < repeatability.region_mm3:
+        return f"regions below {repeatability.region_mm3 / 1000:g} ml come and go when nothing has changed"
     return ""
 
 

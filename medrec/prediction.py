@@ -207,11 +207,13 @@ class Running(Frozen):
 class Priors(Frozen):
     """By how much two measurements of an unchanged lesion differ in 95 of 100 pairs; `source` says who found that.
 
-    Nothing here is the default of `medrec.priors`, which is wide: "grown" and "shrunk" are said beyond it only.
+    "Grown" and "shrunk" are said beyond it only; a card without these takes the wide default of `medrec.priors`.
     """
 
     repeatability_volume_relative: Share | None = None
     repeatability_diameter_mm: Positive | None = None
+    # Regions below it come and go where nothing has changed: they are called neither new nor gone.
+    smallest_new_ml: Positive | None = None
     source: str = ""
 
     @model_validator(mode="after")

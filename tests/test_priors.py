@@ -15,6 +15,8 @@ import numpy.typing as npt
 import pytest
 from conftest import RunNight, a_night, copy_home
 from mlflow.tracking import MlflowClient
+from pydantic import ValidationError
+from pydicom.dataset import Dataset
 from scipy.spatial.transform import Rotation
 
 from medrec import config, objects, privacy, verification
@@ -26,7 +28,9 @@ from medrec.dispatch.matching import PLANNED, tracked
 from medrec.home import Home
 from medrec.night import Night, Request
 from medrec.phantom import Head, Lesion, Triple, grid, render, uid, write_dicom
+from medrec.prediction import ModelCard
 from medrec.replay import replay
+from medrec.series import Visit
 from medrec.store import Store
 
 SIZE, SPACING_MM = (64, 72, 26), (3.0, 3.0, 5.0)
@@ -79,7 +83,7 @@ def study(
     return write_dicom(voxels, scan, folder, patient_id=patient_id, study_uid=name, study_date=day, **header)
 
 
-NEW = Lesion((20.0, 36.0, 22.0), (9.0, 9.0, 10.0))
+NEW = Lesion((20.0, 36.0, 18.0), (11.0, 11.0, 11.0))
 
 
 @pytest.fixture(scope="module")
@@ -367,3 +371,70 @@ def test_an_id_that_many_share_is_nobodys(text: str) -> None:
 )
 def test_an_id_that_may_be_somebodys_is_theirs(text: str) -> None:
     assert not is_nobody(text)
+
+
+# ---------------------------------------------------------------- what did not change
+
+
+@pytest.mark.slow
+def test_nothing_is_said_to_have_grown_or_shrunk_in_a_head_that_is_only_examined_again(
+    run_night: RunNight, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(5)
+    for number in range(6):
+        turn, shift = rng.uniform(-8, 8, 3), rng.uniform(-10, 10, 3)
+        motion = moved((turn[0], turn[1], turn[2]), (shift[0], shift[1], shift[2]))
+        study(tmp_path / "in" / str(number), (LEFT, RIGHT), f"202003{number + 10}", motion, noise=number + 1)
+    run_night(tmp_path / "in")
+    told = [r["prior"] for r in reports(tmp_path / "home")]
+    assert told[0] is None
+    assert [p["days"] for p in told[1:]] == [1] * 5
+    assert {w for p in told[1:] for w in words(p)} == {"no change beyond repeatability"}
+
+
+def test_a_card_may_bring_its_own_repeatability_with_its_source_and_one_without_keeps_its_digest() -> None:
+    card = next(c.card for c in config.load().cards if c.card.name == "phantom")
+    assert isinstance(card, ModelCard)
+    assert b"priors" not in card.content
+    own = {"repeatability_volume_relative": 0.1, "repeatability_diameter_mm": 2.0, "source": "rescans of 20 phantoms"}
+    told = ModelCard(**(card.model_dump() | {"priors": own}))
+    assert told.digest != card.digest
+    with pytest.raises(ValidationError, match="source"):
+        ModelCard(**(card.model_dump() | {"priors": {"repeatability_volume_relative": 0.1}}))
+
+
+# ---------------------------------------------------------------- days and names
+
+
+def test_days_of_a_patient_keep_their_distance_and_tell_nothing_else() -> None:
+    def visit(day: str, patient: str = "A", key: bytes = b"k" * 32, **more: str) -> Visit:
+        header = Dataset()
+        header.PatientID, header.StudyDate = patient, day
+        for name, value in more.items():
+            setattr(header, name, value)
+        return visit_of(header, Pseudonyms(key))
+
+    first, second = visit("20200228"), visit("20200301")
+    assert first.day is not None
+    assert second.day is not None
+    assert second.day - first.day == 2  # 2020 has a 29 February
+    assert first.before(second) is True
+    assert second.before(first) is False
+    assert first.before(first) is None
+    assert first.day not in (visit("20200228", "B").day, visit("20200228", key=b"l" * 32).day)
+    assert visit("2020-02-30").day is None
+    assert visit("20200228", StudyTime="0915").before(visit("20200228", StudyTime="101500.5")) is True
+    sexes = {visit("20200228", p, PatientSex="F").sex for p in "AB"}
+    assert len(sexes) == 2
+    assert all(len(s) == 20 for s in sexes)
+
+
+def test_a_name_is_known_again_after_rotations_and_another_is_not() -> None:
+    keys = [Pseudonyms(b"k" * 32)]
+    for _ in range(3):
+        keys.append(keys[-1].rotated())
+    names = [key.of("sex", "", "A", "F") for key in keys]
+    assert len(set(names)) == 4
+    assert all(keys[3].same(name, names[3]) for name in names)
+    assert not any(keys[3].same(key.of("sex", "", "A", "M"), names[3]) for key in keys)
+    assert len({key.shift_days("", "A") for key in keys}) == 1
