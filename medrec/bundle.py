@@ -45,8 +45,8 @@ def export(home: Home, store: Store, folder: Path, anchors: Path | None = None) 
                 if record.kind in CASE_KINDS:
                     paths |= written_files(record.facts).keys()
         for path in sorted(paths):
-            if path.startswith("outbox/"):  # under the patient's name: these stay in the home
-                continue
+            if path.startswith("outbox/") or path.endswith(audit_verifier.STAYS):
+                continue  # under the patient's name, or for the patient's next study alone: these stay in the home
             if (home.root / path).is_dir():  # masks of single images
                 shutil.copytree(home.root / path, folder / "files" / path)
             elif (home.root / path).is_file():  # erased, pruned, or for verify.py to name

@@ -35,6 +35,7 @@ PRUNED = "files pruned"
 # facts["patients"] by side: who was locked, who is learnt from, who stands apart. Each is the word PATIENT keyed with
 # the patient's salt: the same after a rotation, and nobody's once the salt is forgotten.
 DIVIDED, PATIENT = "patients divided", "patient"
+MATCHED = "lesions matched"
 # facts["label"] was given to an image of facts["study"] (keyed); `what` is "mask" or "class", `origin` how it was made.
 LABEL = "label"
 # facts["summary"] is the digest of a night's summary, which changes when a patient is erased or the key is rotated.
@@ -62,10 +63,8 @@ KINDS: Mapping[str, Kind] = {
     "case accepted": Kind(("case", "by"), ("case",), after=_ANALYSED, never_after=_GONE),
     "case recalled": Kind(("case", "reason"), ("case",), after=_ANALYSED, never_after=_GONE),
     # Lesion `lesion` of `case` is lesion `same_lesion` of the earlier `same_case`, and is tracked as that.
-    "lesions matched": Kind(
-        ("case", "lesion", "same_case", "same_lesion", "by", "why"), ("case", "same_case"), _ANALYSED, _GONE
-    ),
-    "match lifted": Kind(("case", "lesion", "by", "why"), ("case",), frozenset({"lesions matched"}), _GONE),
+    MATCHED: Kind(("case", "lesion", "same_case", "same_lesion", "by", "why"), ("case", "same_case"), _ANALYSED, _GONE),
+    "match lifted": Kind(("case", "lesion", "by", "why"), ("case",), frozenset({MATCHED}), _GONE),
     NIGHT_FINISHED: Kind(("batch", "started_at", "finished_at", "summary"), ("batch",)),
     NIGHT_REWRITTEN: Kind(("batch", "summary", "why"), ("batch",)),
     "batch delivered": Kind(("batch", "to", "what", "tags", "head"), ("batch",)),

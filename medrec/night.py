@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -39,6 +40,7 @@ from medrec.tracking import Tracker
 
 Tell = Callable[[str], None]
 HELD = "another worker is at it"
+LOOK_EVERY_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -468,11 +470,21 @@ class Night:
             assert planned.model is not None
             with visit.turn("predict"):
                 prediction = pipeline.predict(prepared, self._predictor(planned.model))
+        self._let_earlier_finish(planned)
         with visit.turn("finish"):
             if not self._leases.holds(planned.case):
                 raise WorldError("the claim on the case ran out: this machine was held up, or its clock was set")
             begun = _ago(visit.seconds)
             return pipeline.finish(planned, prepared, prediction, self._setting, begun, archive=self._archive)
+
+    def _let_earlier_finish(self, planned: Planned) -> None:
+        """Wait while a study before it of the same patient is in work, here or with another worker.
+
+        Of studies that lie in order no two wait for each other; a claim that its worker lost ends the waiting.
+        """
+        earlier = {p.case for p in self.planned if planning.precedes(p, planned)}
+        while earlier & self._store.claims(_iso(datetime.now(UTC))).keys():
+            time.sleep(LOOK_EVERY_S)
 
     def _predictor(self, model: CardFiles) -> Predictor | PicturePredictor:
         """The networks of a card, loaded once in the night."""

@@ -31,6 +31,9 @@ def write_dicom(
     instance_numbers: Literal["shuffled", "ordered"] = "shuffled",
     leave_out: Collection[int] = (),
     transfer_syntax: UID = ExplicitVRLittleEndian,
+    study_date: str = "20200102",
+    birth_date: str = "",
+    sex: str = "O",
 ) -> tuple[Path, ...]:
     """Write voxels (i, j, k) as single-frame MR Image Storage; the paths come in the order of k.
 
@@ -49,6 +52,7 @@ def write_dicom(
     common.SeriesInstanceUID = uid(study_uid, "series", str(series_number))
     common.SeriesDescription, common.SeriesNumber = series_description, series_number
     common.Manufacturer = manufacturer
+    common.StudyDate, common.PatientBirthDate, common.PatientSex = study_date, birth_date, sex
     folder.mkdir(parents=True, exist_ok=True)
     return tuple(
         _write_slice(common, voxels[:, :, k], affine, k, int(numbers[k]), folder, transfer_syntax)

@@ -13,7 +13,7 @@ from typing import cast
 
 import numpy as np
 
-from medrec import __version__, burned, environment, findings, pictured, report, stages, writing
+from medrec import __version__, burned, environment, findings, pictured, priors, report, stages, writing
 from medrec.config import Configuration
 from medrec.contrast import fluid_is_dark, proved
 from medrec.dicom import Archive
@@ -131,13 +131,15 @@ def finish(
     failure: str = "",
     archive: Archive | None = None,
 ) -> Finished:
-    """Measure, decide, write the outputs and put the case into the store, in this order.
+    """Measure, decide, compare with an earlier study, write the outputs and put the case into the store, in this order.
 
     A non-empty `failure` says why the analysis failed for a reason of ours. What goes back to the study is made where
     `archive` is there to tell whose it is. Raises WorldError when outputs or store cannot be written.
     """
     now = datetime.now(UTC)
     case = case_of(planned, prepared, prediction, setting, now, failure)
+    if isinstance(case, Case):
+        case = priors.beside(case, setting.home, setting.store)
     digests = writing.report(case, setting.home)
     if archive is not None and isinstance(case, Case) and isinstance(planned.routed, Routed):
         digests |= writing.returned(case, planned.routed.inputs, archive, setting.home, setting.store)
@@ -174,7 +176,10 @@ def finish(
         "files": digests | kept,
     }
     setting.store.remember_study(row.study, row.patient, case.report.created, planned.study.patients)
-    setting.store.finish(row, facts, case.report.created, setting.original)
+    if (prior := case.report.prior) is not None and prior.case:
+        facts["prior"] = prior.case
+    same = priors.same_lesions(prior)
+    setting.store.finish(row, facts, case.report.created, setting.original, same)
     stored = setting.store.case(row.case)
     assert stored is not None
     return Finished(stored, case.report.refused_inputs)
@@ -246,7 +251,8 @@ def case_of(
         pixels_sha256={name: volume.pixels_sha256 for name, volume in volumes.items()},
         device=_device(prediction, setting) if labels is not None else "",
     )
-    return Case(facts, card, shown, prediction if isinstance(prediction, Prediction) else None, labels)
+    answer = prediction if isinstance(prediction, Prediction) else None
+    return Case(facts, card, shown, answer, labels, planned.study.visit)
 
 
 def _picture_case(

@@ -14,7 +14,7 @@ from medrec.audit import salted
 from medrec.config import CardFiles, Configuration
 from medrec.report import Status
 from medrec.routing import Routed, RoutedPictures, route
-from medrec.series import Reason, Skipped, Study
+from medrec.series import Reason, Skipped, Study, Visit
 from medrec.store import CaseRow, Store
 
 KEY_DIGITS = 24  # 96 bits: two cases never share a key by chance
@@ -51,7 +51,9 @@ def plan(
     salt_of: Callable[[str], str] = lambda patient: "",
     disabled: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Planned, ...]:
-    """What is to be done, in the order of the studies' pseudonyms: a case for each study and each model that fits.
+    """What is to be done: a case for each study and each model that fits.
+
+    In the order of the studies' pseudonyms, but for those of one patient, which come together and the earliest first.
 
     `disabled` says why a model must not be used, by the digest of its card: its studies are refused by name. Keys of
     cases are made with the patient's salt: when it is gone, a file no longer tells which case was its.
@@ -75,7 +77,26 @@ def plan(
             weights = "" if model is None else model.card.weights_digest
             key = salted(salt_of(_patient(study)), digest_of([inputs, card, weights]))
             planned.append(Planned(key[:KEY_DIGITS], study, model, fit))
-    return tuple(planned)
+    return _in_order(planned)
+
+
+def _in_order(planned: list[Planned]) -> tuple[Planned, ...]:
+    """A patient's studies together, those that are dated before those that are not, the earliest first."""
+    first: dict[str, int] = {}
+    for place, one in enumerate(planned):
+        first.setdefault(one.patient, place)
+    return tuple(sorted(planned, key=lambda p: (first[p.patient], _moment(p.study.visit))))
+
+
+def _moment(visit: Visit) -> tuple[bool, int, int]:
+    return visit.day is None, visit.day or 0, -1 if visit.minute is None else visit.minute
+
+
+def precedes(one: Planned, other: Planned) -> bool:
+    """Whether a case is of an earlier study of the same patient and model: the other is to be compared with it."""
+    if one.patient != other.patient or one.model is None or other.model is None:
+        return False
+    return one.model.card.name == other.model.card.name and one.study.visit.before(other.study.visit) is True
 
 
 def _usable(

@@ -210,6 +210,26 @@ class Running(Frozen):
     tolerance: Share = 0.02
 
 
+class Priors(Frozen):
+    """By how much two measurements of an unchanged lesion differ in 95 of 100 pairs; `source` says who found that.
+
+    "Grown" and "shrunk" are said beyond it only; a card without these takes the wide default of `medrec.priors`.
+    """
+
+    repeatability_volume_relative: Share | None = None
+    repeatability_diameter_mm: Positive | None = None
+    # Regions below it come and go where nothing has changed: they are called neither new nor gone.
+    smallest_new_ml: Positive | None = None
+    source: str = ""
+
+    @model_validator(mode="after")
+    def _numbers_have_a_source(self) -> "Priors":
+        given = (self.repeatability_volume_relative, self.repeatability_diameter_mm)
+        if any(given) and not (all(given) and self.source.strip()):
+            raise ValueError("priors: needs both repeatabilities and the source that they are from")
+        return self
+
+
 class ModelCard(Frozen):
     """Everything that medrec knows of a model: YAML on disk, data here."""
 
@@ -246,6 +266,7 @@ class ModelCard(Frozen):
     gate: Gate | None = None
     robustness: Robustness | None = None
     running: Running = Running()
+    priors: Priors = Priors()
 
     @model_validator(mode="after")
     def _does_something(self) -> "ModelCard":
@@ -339,7 +360,7 @@ class ModelCard(Frozen):
 # Fields that came after cards were written.
 _LATER = (
     "returned", "split", "early_stop", "gate", "robustness", "running", "segmentation", "class_column", "positive",
-    "classes",
+    "classes", "priors",
 )  # fmt: skip
 
 

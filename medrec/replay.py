@@ -21,7 +21,7 @@ import numpy.typing as npt
 from PIL import Image
 from pydantic import ValidationError
 
-from medrec import environment, pipeline, planning, stages
+from medrec import environment, pipeline, planning, priors, stages
 from medrec.audit import AuditRecord, salted
 from medrec.config import CardFiles, Configuration, Settings
 from medrec.config import load as configuration_of
@@ -35,7 +35,7 @@ from medrec.pictures import Card, PictureCard, card_of
 from medrec.pipeline import AnyPrediction, Prepared, Setting
 from medrec.planning import Planned
 from medrec.prediction import ModelCard
-from medrec.report import AnyCase, PictureCase, Status
+from medrec.report import AnyCase, Case, PictureCase, Status
 from medrec.routing import rules_of
 from medrec.series import ScanFile, group
 from medrec.store import CaseRow, Store
@@ -148,8 +148,12 @@ def _stages(
     case = pipeline.case_of(planned, prepared, prediction, setting, datetime.now(UTC))
     recorded = (facts.get("device", device), facts.get("threads", threads))
     exact = same_environment and recorded == (case.report.device, threads) and "stages" in facts
-    yield from _digests(case, facts, salt) if exact else _near(case, kept)
-    yield _report(case, kept.facts, whole, exact)
+    told = kept.facts.get("prior")
+    compared = priors.again(case, told, home, store) if told is not None and isinstance(case, Case) else case
+    yield from _digests(compared or case, facts, salt) if exact else _near(case, kept)
+    if compared is None:
+        yield Compared("prior", True, "not compared: the earlier report is not kept any more")
+    yield _report(compared or case, kept.facts, whole, exact, () if compared else ("prior",))
 
 
 class _Kept:
@@ -260,6 +264,8 @@ def _digests(case: AnyCase, facts: Mapping[str, Any], salt: str) -> Iterator[Com
     now = stages.digests(case)
     for stage in (s for s in stages.ORDER if s not in ("pixels", "report")):
         recorded = facts["stages"].get(stage)
+        if stage == "prior" and stage not in now:
+            continue  # what it was compared with is gone: said where that is known
         if recorded is not None or stage in now:
             yield Compared(stage, stage in now and salted(salt, now[stage]) == recorded, "bit for bit")
 
@@ -295,9 +301,11 @@ def _near_pictures(case: PictureCase, kept: _Kept) -> Iterator[Compared]:
     yield Compared("prediction", different <= limit, words)
 
 
-def _report(case: AnyCase, before: Mapping[str, Any], whole: bool, exact: bool) -> Compared:
+def _report(
+    case: AnyCase, before: Mapping[str, Any], whole: bool, exact: bool, unknown: tuple[str, ...] = ()
+) -> Compared:
     """Field by field; a field that only one of the two releases knows is no difference."""
-    without = ("card_sha256",) + (() if whole else ("refused_inputs",))
+    without = ("card_sha256", *unknown) + (() if whole else ("refused_inputs",))
     now = json.loads(json.dumps(stages.essence(case.report, without)))
     # Series that no input came from may have been sent later, or be gone from the archive.
     before = {**before, "series": [s for s in before.get("series", ()) if s["role"]]}
@@ -319,11 +327,17 @@ def _close(name: str, a: Any, b: Any, spacing_mm: float, inside: str = "") -> bo
         return a.keys() == b.keys() and all(_close(k, a[k], b[k], spacing_mm, name) for k in a)
     if isinstance(a, list) and isinstance(b, list):
         return len(a) == len(b) and all(_close(name, x, y, spacing_mm) for x, y in zip(a, b, strict=True))
+    if inside == "prior" and name in ("reason", "caution"):
+        return _NUMBER.sub("#", str(a)) == _NUMBER.sub("#", str(b))
     if name in ("flags", "verdict_text"):  # numbers within sentences are those of other fields
         return _NUMBER.sub("#", str(a)) == _NUMBER.sub("#", str(b))
     if isinstance(a, bool) or not isinstance(a, int | float) or not isinstance(b, int | float):
         return bool(a == b)
-    if name == "volume_mm3":
+    if name in ("similarity", "overlap"):
+        return abs(a - b) <= PROBABILITY
+    if name.endswith("_percent"):
+        return abs(a - b) <= 200 * VOLUME_SHARE
+    if name.startswith("volume_") and name.endswith("_mm3"):
         return abs(a - b) <= max(VOLUME_SHARE * abs(a), MASK_VOXELS * spacing_mm**3)
     if "probability" in name or inside == "probabilities":
         return abs(a - b) <= PROBABILITY
@@ -331,6 +345,6 @@ def _close(name: str, a: Any, b: Any, spacing_mm: float, inside: str = "") -> bo
         return abs(a - b) <= max(VOLUME_SHARE * abs(a), MASK_VOXELS)
     if name.endswith("_px"):
         return abs(a - b) <= 1
-    if name.endswith("_mm"):
+    if name.endswith(("_mm", "_deg")):
         return abs(a - b) <= spacing_mm
     return abs(a - b) <= 1 if name.endswith(("_ijk", "_slice")) else bool(a == b)

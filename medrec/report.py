@@ -12,11 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medrec.changes import Change, Repeatability
 from medrec.findings import SIDE_UNKNOWN, Finding
 from medrec.pictures import PictureCard, PicturePrediction
 from medrec.prediction import Decision, ModelCard, Prediction
+from medrec.series import Visit
 from medrec.volume import Volume
 
+UNKNOWN = Visit()
 DISCLAIMER = "Research use; not a medical device."
 
 
@@ -76,6 +79,28 @@ class ImageFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Prior:
+    """An earlier study of the same patient beside this one; `reason` says why nothing is compared, "" where it is.
+
+    `case` is that of the earlier study, "" where none is chosen; `model` what measured it, name and version; `days` lie
+    between both. `similarity`, `overlap` and `disagreement_mm` are those of `medrec.registration.Registration`;
+    `caution` says why no lesion is called grown, shrunk, new or gone although all are held against each other.
+    """
+
+    case: str
+    model: str
+    days: int | None
+    reason: str
+    caution: str = ""
+    similarity: float | None = None
+    overlap: float | None = None
+    disagreement_mm: float | None = None
+    rotation_deg: float | None = None
+    repeatability: Repeatability | None = None
+    changes: tuple[Change, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """The facts of one case. Everything in it may be stored, shown and logged: no identity, no path."""
 
@@ -110,6 +135,7 @@ class Report:
     images: tuple[ImageFacts, ...] = ()
     # Of the classes of a whole study, by name, where the card tells any.
     probabilities: Mapping[str, float] = field(default_factory=dict)
+    prior: Prior | None = None
 
     def facts(self) -> dict[str, Any]:
         """JSON-able copy."""
@@ -121,6 +147,7 @@ class Case:
     """A report with what the writers need beside it; the last five are None for a study without analysis.
 
     `volumes` are the inputs by name, all on the grid of `card.grid`; `labels` (i, j, k) int32 numbers the lesions.
+    `visit` is what a later study of the patient is compared by.
     """
 
     report: Report
@@ -128,6 +155,7 @@ class Case:
     volumes: Mapping[str, Volume]
     prediction: Prediction | None
     labels: npt.NDArray[np.int32] | None
+    visit: Visit = UNKNOWN
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -25,6 +25,8 @@ TILT_RELATIVE = 1e-2
 # Beyond these no scanner of a patient reaches: units are wrong, or the header is broken.
 PIXEL_MM = (1e-3, 1e2)
 POSITION_LIMIT_MM = 1e5
+# Where the files of one study do not agree on who the patient is.
+SEVERAL = "several"
 
 Triple = tuple[float, float, float]
 
@@ -112,6 +114,32 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
+class Visit:
+    """When a study was made and of whom, for telling which of a patient's studies came first, without saying either.
+
+    `day` counts from a secret day of the patient's own, `minute` within the day; None where the file does not say it.
+    `sex` and `born` are keyed pseudonyms, "" where they are absent. `nobody` says that the patient's id is one that
+    many people share: empty, "0000", "ANON", "TEST".
+    """
+
+    day: int | None = None
+    minute: int | None = None
+    sex: str = ""
+    born: str = ""
+    nobody: bool = False
+
+    def before(self, other: "Visit") -> bool | None:
+        """Whether it was made before another of the same patient; None where that is not told."""
+        if self.day is None or other.day is None:
+            return None
+        if self.day != other.day:
+            return self.day < other.day
+        if self.minute is None or other.minute is None or self.minute == other.minute:
+            return None
+        return self.minute < other.minute
+
+
+@dataclass(frozen=True, slots=True)
 class ScanFile:
     """One readable image file, or one slice of it, as the rooms above the DICOM room may know it.
 
@@ -123,7 +151,8 @@ class ScanFile:
     this is after `expanded`. `promised_images` and `promised_slices` are the numbers of images in the acquisition and
     of slices in one volume that the header tells of. `content` is a digest of the pixel data as stored. `member` counts
     from 1 within a zip file, whose digest and ordinal all its members have; it is 0 for a file that lies by itself.
-    `screen_copy` says that it is a Secondary Capture, `may_hold_text` that names may be burned into its pixels.
+    `screen_copy` says that it is a Secondary Capture, `may_hold_text` that names may be burned into its pixels. `visit`
+    is that of its study.
     """
 
     sha256: str
@@ -159,6 +188,7 @@ class ScanFile:
     member: int = 0
     screen_copy: bool = False
     may_hold_text: bool = False
+    visit: Visit = Visit()
 
     def expanded(self) -> tuple["ScanFile", ...]:
         """Its slices, each with its own place and traits; itself where it is one slice."""
@@ -264,6 +294,24 @@ class Study:
     def files(self) -> tuple[ScanFile, ...]:
         """Every file of the study."""
         return tuple(f for files in self.series for f in files)
+
+    @property
+    def visit(self) -> Visit:
+        """What its files say together: the first moment; `SEVERAL` where they name two sexes or days of birth."""
+        visits = [f.visit for f in self.files]
+        days = [(v.day, -1 if v.minute is None else v.minute) for v in visits if v.day is not None]
+        day, minute = min(days, default=(None, -1))
+        return Visit(
+            day,
+            minute if minute >= 0 else None,
+            _one({v.sex for v in visits if v.sex}),
+            _one({v.born for v in visits if v.born}),
+            any(v.nobody for v in visits),
+        )
+
+
+def _one(values: set[str]) -> str:
+    return SEVERAL if len(values) > 1 else next(iter(values), "")
 
 
 def group(files: Iterable[ScanFile]) -> tuple[Study, ...]:

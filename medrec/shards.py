@@ -109,9 +109,13 @@ class Shard(Night):
 
     def pending(self) -> Iterator[Planned]:
         """Its own share first, then what the others have not come to; none once the night is over."""
-        own = [p for n, p in enumerate(self.planned) if n % self._of == self.number]
-        others = [p for n, p in enumerate(self.planned) if n % self._of != self.number]
-        self.planned = (*own, *reversed(others))  # from the far end: the others come from the near one
+        patients: dict[str, list[Planned]] = {}
+        for planned in self.planned:  # each patient's studies in their order: a later one is compared with an earlier
+            patients.setdefault(planned.patient, []).append(planned)
+        own = [p for n, p in enumerate(patients.values()) if n % self._of == self.number]
+        others = [p for n, p in enumerate(patients.values()) if n % self._of != self.number]
+        # From the far end: the others come from the near one.
+        self.planned = tuple(p for studies in (*own, *reversed(others)) for p in studies)
         while True:
             for planned in super().pending():
                 if not place(self._request.home, self.batch).exists():

@@ -23,6 +23,7 @@ VERSION = "medrec.registered_version"
 MODEL, CARD, CHAMPION, CHALLENGER = "medrec-", "medrec.card_sha256", "champion", "challenger"
 # The tag of a training's run that names its card by digest; all tags of ours begin with OURS.
 TRAINED, OURS = "medrec.trained_card", "medrec."
+PRIOR = "medrec.prior"  # the case of the earlier study that one was held against
 SHOWN_IMAGES = 50  # in a case's description
 MOST = 7_900  # characters; MLflow cuts a tag after 8,000, and a text that was cut is not the one that was told
 MARKUP = re.compile(r"([\\\\`*_{}\[\]<>|#~!&])")
@@ -75,7 +76,9 @@ def inert(text: str) -> str:
 
 def tags_of(row: CaseRow, facts: Mapping[str, Any], report_sha256: str) -> dict[str, str]:
     """The tags of a case that are told by its row and report alone, and that nobody else may change."""
-    return {
+    prior = facts.get("prior") or {}
+    compared = {PRIOR: prior["case"] or "none"} if prior else {}
+    return compared | {
         CASE: row.case,
         REPORT: report_sha256,
         BATCH: row.batch,
@@ -114,6 +117,7 @@ def description(facts: Mapping[str, Any]) -> str:
         for f in facts["findings"]:
             size = f"{f['longest_axial_mm']:.1f} x {f['perpendicular_mm']:.1f}"
             lines.append(f"| {f['number']} | {f['volume_mm3'] / 1000:.1f} | {size} | {f['side']} |")
+    lines += _compared(facts)
     if images := facts.get("images", ()):
         lines += ["", "| image | outlined | longest x perpendicular pixels | classes |", "|---|---|---|---|"]
         for number, i in enumerate(images[:SHOWN_IMAGES], 1):
@@ -121,6 +125,26 @@ def description(facts: Mapping[str, Any]) -> str:
             classes = ", ".join(f"{inert(name)} {p:.2f}" for name, p in sorted(i["probabilities"].items()))
             lines.append(f"| {number} | {'yes' if i['outlined'] else 'no'} | {size} | {classes} |")
     return fitting(lines, ("", "Open **report.html** under Artifacts.", "", f"*{DISCLAIMER}*"))
+
+
+def _compared(facts: Mapping[str, Any]) -> list[str]:
+    """What changed since an earlier study, as lines of Markdown; none where there is no such study."""
+    prior = facts.get("prior")
+    if not prior:
+        return []
+    ago = f"{prior['days']} days ago" if prior["days"] else "an earlier study"
+    if prior["reason"]:
+        return ["", f"Not compared with {ago}: {inert(prior['reason'])}"]
+    unit = " (nominal)" if facts["geometry_nominal"] else ""
+    head = f"| lesion | then | ml then{unit} | ml now{unit} | compared with {ago} |"
+    lines = ["", *([inert(prior["caution"]), ""] if prior["caution"] else []), head, "|---|---|---|---|---|"]
+    for c in prior["changes"]:
+        numbers = [" + ".join(map(str, c[name])) for name in ("now", "before")]
+        volumes = [f"{c[f'volume_{name}_mm3'] / 1000:.1f}" for name in ("before", "now")]
+        share = c["volume_change_percent"]
+        word = c["word"] + (f" ({share:+.0f}%)" if share is not None else "")
+        lines.append(f"| {' | '.join((*numbers, *volumes, word))} |")
+    return lines
 
 
 def fitting(lines: Sequence[str], end: Sequence[str] = ()) -> str:
@@ -151,9 +175,18 @@ def metrics_of(facts: Mapping[str, Any], row: CaseRow) -> dict[str, float]:
         metrics["largest_ml"] = found[0]["volume_mm3"] / 1000
     for name, p in facts.get("probabilities", {}).items():
         metrics[f"probability_{name}"] = p
+    if (prior := facts.get("prior")) and not prior["reason"]:
+        metrics |= {f"lesions_{word}": _called(prior, word) for word in ("grown", "shrunk", "new", "gone")}
+        metrics["prior_days"] = float(prior["days"] or 0)
+        metrics["prior_similarity"] = prior["similarity"]
+        metrics["volume_change_ml"] = sum(c["volume_change_mm3"] for c in prior["changes"]) / 1000
     if facts["slice_probability"]:
         metrics["slice_probability_max"] = max(facts["slice_probability"])
     return metrics
+
+
+def _called(prior: Mapping[str, Any], word: str) -> float:
+    return float(sum(c["word"] == word for c in prior["changes"]))
 
 
 def night_name(batch: str, outcome: str = "") -> str:

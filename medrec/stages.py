@@ -15,7 +15,7 @@ import numpy.typing as npt
 from medrec.report import AnyCase, Case, PictureCase, Report
 
 # In the order of the pipeline: the first that differs is where to look.
-ORDER = ("pixels", "volumes", "prediction", "findings", "report")
+ORDER = ("pixels", "volumes", "prediction", "findings", "prior", "report")
 # What belongs to a night or an installation, not to what was found.
 CIRCUMSTANCES = ("created", "batch", "study", "patient", "case", "config_sha256", "code_version", "device")
 
@@ -55,6 +55,8 @@ def _of_volumes(case: Case) -> dict[str, str]:
             answer["class"] = np.array([case.prediction.positive], np.float32)
         found["prediction"] = _arrays(answer)
         found["findings"] = _text([asdict(f) for f in case.report.findings])
+    if case.report.prior is not None:
+        found["prior"] = _text(asdict(case.report.prior))
     return found
 
 

@@ -37,6 +37,8 @@ def details(record: AuditRecord) -> Iterator[str]:
         return
     if facts.get("model"):
         yield f"model {facts['model']} {facts['version']}, card {_short(facts.get('card'))}"
+    if facts.get("prior"):
+        yield f"held against case {facts['prior']}, of the patient's study before"
     for name in ("weights", "pixels", "stages", "files"):
         pinned = facts.get(name)
         if isinstance(pinned, dict):

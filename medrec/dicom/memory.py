@@ -23,6 +23,7 @@ from medrec.prediction import InputRule
 
 # A file that changed this shortly before it was looked at may change again within the clock's tick, unnoticed.
 SETTLED_NS = 2_000_000_000
+KEEPS = "visits"  # what is kept of a file beyond what 0.1.0 kept: a memory without it is forgotten
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Memory:
 
     def __init__(self, folder: Path, source: Path, pseudonyms: Pseudonyms, rules: Mapping[str, InputRule]) -> None:
         """`folder` is where memories lie, `source` the folder of scans."""
-        known = [__version__, *(f"{name} {rule.model_dump_json()}" for name, rule in sorted(rules.items()))]
+        known = [__version__, KEEPS, *(f"{name} {rule.model_dump_json()}" for name, rule in sorted(rules.items()))]
         made_by = hashlib.sha256("\n".join(known).encode()).hexdigest()[:16]
         self._place = pseudonyms.of("folder", str(source.resolve()))
         self._file = folder / f"{self._place}.{made_by}.jsonl"

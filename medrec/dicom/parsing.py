@@ -15,6 +15,7 @@ import xxhash
 from medrec.dicom import decoders, frames, header, pixels
 from medrec.dicom.pixels import Native
 from medrec.dicom.pseudonyms import Pseudonyms
+from medrec.dicom.visits import visit_of
 from medrec.series import Reason, Refused, ScanFile, Timing
 
 # Image modalities of DICOM PS3.3 C.7.3.1.1.1.
@@ -179,6 +180,7 @@ def _scan_file(
         timing=_timing(ds),
         screen_copy=header.text(ds, "SOPClassUID").startswith(SECONDARY_CAPTURE),
         may_hold_text=may_hold_text(ds),
+        visit=visit_of(ds, pseudonyms),
     )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from medrec.errors import WorldError
 
 KEY_BYTES = 32
+SHIFT_DAYS = 36_525
 PSEUDONYM_DIGITS = 20  # 80 bits: no two of a hospital's UIDs meet by chance
 
 
@@ -47,6 +48,22 @@ class Pseudonyms:
     def next_name(self, name: str) -> str:
         """What the newest key makes of a name that was given before it."""
         return _renamed(self.key[-KEY_BYTES:], name)
+
+    def shift_days(self, *values: str) -> int:
+        """By how many days, up to a hundred years, whatever is told of this patient's days is moved.
+
+        It follows from the first key alone: days that are kept need no new names when the key is rotated.
+        """
+        message = "\0".join(("day", *values)).encode("utf-8", "surrogatepass")
+        return int.from_bytes(hmac.new(self.key[:KEY_BYTES], message, hashlib.sha256).digest()) % SHIFT_DAYS
+
+    def same(self, earlier: str, now: str) -> bool:
+        """Whether two names are of one thing, the first given at this key or before some of its rotations."""
+        names = [earlier]
+        for start in range(KEY_BYTES, len(self.key), KEY_BYTES):
+            key = self.key[start : start + KEY_BYTES]
+            names = [earlier, *(_renamed(key, name) for name in names)]
+        return now in names
 
     @classmethod
     def load(cls, path: Path) -> "Pseudonyms":

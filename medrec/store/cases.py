@@ -1,7 +1,7 @@
 """Cases: what became of each study, and what replaced it."""
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import sqlalchemy as sa
@@ -17,6 +17,7 @@ from medrec.store.session import Tail
 from medrec.store.tables import CASES, OUTBOX, SALTED, SALTED_FACTS, SALTS
 
 SALT_BYTES = 16
+COMPARED = "medrec, by comparison"  # who says that two lesions are one, where no person does
 
 
 class Cases(Ledger):
@@ -50,13 +51,24 @@ class Cases(Ledger):
         query = sa.select(c.case).where(c.status == Status.FAILED.value, c.superseded_by.is_(None)).order_by(c.seq)
         return tuple(str(row[0]) for row in self._rows(query))
 
+    def of_person(self, patient: str, model: str) -> tuple[CaseRow, ...]:
+        """The cases of a patient and a model that are in force, in the order in which they were finished."""
+        c = CASES.c
+        where = (c.patient == patient, c.model == model, c.superseded_by.is_(None))
+        return tuple(case_row(row) for row in self._rows(sa.select(CASES).where(*where).order_by(c.seq)))
+
     def replaced_by(self, key: str) -> tuple[CaseRow, ...]:
         """The cases that this one took out of force."""
         where = CASES.c.superseded_by == key
         return tuple(case_row(row) for row in self._rows(sa.select(CASES).where(where).order_by(CASES.c.seq)))
 
     def finish(
-        self, row: CaseRow, facts: Mapping[str, object], now: str, original: Callable[[str], str] = str
+        self,
+        row: CaseRow,
+        facts: Mapping[str, object],
+        now: str,
+        original: Callable[[str], str] = str,
+        same: Sequence[tuple[int, str, int]] = (),
     ) -> AuditRecord:
         """Write a finished case, its ledger record and its outbox row in one transaction.
 
@@ -65,6 +77,7 @@ class Cases(Ledger):
         patient's salt on their way into the record. A row of the same key is replaced when its status is
         "failed". Unless this try failed too, every earlier case of the study and model that is still in force
         is superseded by it, with a record each. `row.supersedes` and `row.superseded_by` are filled in here.
+        `same` are (lesion, earlier case, lesion there) that were found to be one: each gets its record too.
         `original` gives the pseudonym that a study had before the key was rotated: records know it by that, always.
 
         Raises:
@@ -96,6 +109,14 @@ class Cases(Ledger):
             for old in replaced:
                 told = {"case": old, "by": row.case, "study": salted(salt, study)}
                 tail.add(events.SUPERSEDED, now, told)
+            for lesion, earlier, number in same:
+                match: dict[str, object] = {
+                    "case": row.case,
+                    "lesion": lesion,
+                    "same_case": earlier,
+                    "same_lesion": number,
+                }
+                tail.add(events.MATCHED, now, match | {"by": COMPARED, "why": "they overlap after registration"})
             entry = {"kind": "mlflow", "case": row.case, "created_at": now, "attempts": 0}
             tail.connection.execute(sa.insert(OUTBOX).values(entry))
             return record

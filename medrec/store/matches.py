@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from medrec.errors import DataError
+from medrec.events import MATCHED
 from medrec.store.cases import Cases
 
-MATCHED, LIFTED = "lesions matched", "match lifted"
+LIFTED = "match lifted"
 
 
 @dataclass(frozen=True, slots=True, order=True)
