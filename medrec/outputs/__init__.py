@@ -9,7 +9,7 @@ identifies a patient reaches them.
 from collections.abc import Callable
 from pathlib import Path
 
-from medrec.outputs import as_json, html, masks, nifti, thumbnail, visit
+from medrec.outputs import as_json, coarsened, html, masks, nifti, visit
 from medrec.report import Case, PictureCase
 
 Writer = Callable[[Case, Path], None]
@@ -19,7 +19,7 @@ OUTPUTS: dict[str, Writer] = {
     "report.html": html.write,
     "report.json": as_json.write,
     "segmentation.nii.gz": nifti.write,
-    "coarse.nii.gz": thumbnail.write,
+    "coarse.nii.gz": coarsened.write,
     "visit.json": visit.write,
 }
 
