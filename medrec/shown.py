@@ -5,11 +5,13 @@ and report, so that it can be told again years later; no text of a report is mar
 """
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from medrec.audit import salted
 from medrec.report import DISCLAIMER
 from medrec.store import CaseRow
 
@@ -19,6 +21,7 @@ PARENT = "mlflow.parentRunId"
 WORKER, SUPERSEDED_BY = "medrec.worker", "medrec.superseded_by"
 HEAD, RECORDS = "medrec.ledger_head", "medrec.ledger_records"
 ARTIFACTS = ("report.html", "report.json")
+SUMMARY = "batch.json"  # a night's
 VERSION = "medrec.registered_version"
 MODEL, CARD, CHAMPION, CHALLENGER = "medrec-", "medrec.card_sha256", "champion", "challenger"
 # The tag of a training's run that names its card by digest; all tags of ours begin with OURS.
@@ -65,6 +68,15 @@ class Registered:
         """What the ledger keeps of it."""
         told = {"card": self.card, "name": self.name, "version": self.version, "aliases": list(self.aliases)}
         return {**told, "files": dict(self.files), "tags": dict(self.tags)}
+
+
+def keyed(summary: str, digest: str) -> str:
+    """What the ledger keeps of a digest of what a night showed: keyed with the salt in the night's summary.
+
+    Pages and descriptions say what patients were found to have. An erasure writes summary and pages anew under another
+    salt, after which nobody can tell by the older record whether a guess is what had been shown.
+    """
+    return salted(str(json.loads(summary).get("salt", "")), digest)
 
 
 def inert(text: str) -> str:

@@ -129,16 +129,24 @@ class Tracker:
                     self._client.set_terminated(run.info.run_id, "KILLED")
             self._parent(batch, started_ms)
 
+    def place_of(self, batch: str) -> tuple[str, str]:
+        """Where the web interface shows the experiment's runs, as a path; and the run of a batch, made when new."""
+        with _MlflowAway():
+            return f"#/experiments/{self._experiment}/runs", self._parent(batch, None)
+
     def finish_batch(
         self,
         batch: str,
         outcome: str,
-        description: str,
+        tags: Mapping[str, str],
         counts: Mapping[str, int],
-        summary: str,
+        files: Mapping[str, str],
         anchor: tuple[int, str],
     ) -> Delivery:
-        """Close the batch's run with its counts, its summary (JSON) and the ledger's length and head as an anchor."""
+        """Close the batch's run with its counts, its files and the ledger's length and head as an anchor.
+
+        `files` are texts by name; those that are there already are written over.
+        """
         with _MlflowAway():
             run_id = self._parent(batch, None)
             before = self._client.get_run(run_id).data.tags
@@ -147,9 +155,10 @@ class Tracker:
             # Of two values of one moment MLflow shows the larger: counts become less when a patient is erased.
             now_ms = int(time.time() * 1000)
             metrics = [Metric(name, float(value), now_ms, 0) for name, value in counts.items()]
-            tags = {NOTE: description, HEAD: anchor[1], RECORDS: str(anchor[0]), BATCH: batch}
+            tags = {**tags, HEAD: anchor[1], RECORDS: str(anchor[0]), BATCH: batch}
             self._client.log_batch(run_id, metrics, (), [RunTag(k, v) for k, v in tags.items()])
-            self._client.log_text(run_id, summary, "batch.json")
+            for path, text in files.items():
+                self._client.log_text(run_id, text, path)
             name = night_name(batch, outcome)
             self._client.update_run(run_id, name=name)
             self._client.set_terminated(run_id)

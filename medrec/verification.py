@@ -267,10 +267,21 @@ class _Told:
     def expected(self, home: Home, store: Store, waiting: frozenset[str]) -> Expected:
         """What MLflow must show."""
         open_nights = {b.batch: b.summary is not None for b in store.batches() if b.mlflow_run_id is None}
+        summaries = {b.batch: b.summary for b in store.batches() if b.summary is not None}
         models = {(m["name"], m["version"]): m for m in self.models.values()}
         runs = frozenset(self.runs.values())
         return Expected(
-            *(self.cases(home, store), runs, self.nights, open_nights, waiting, models, self.aliases, self.trainings),
+            *(
+                self.cases(home, store),
+                runs,
+                self.nights,
+                summaries,
+                open_nights,
+                waiting,
+                models,
+                self.aliases,
+                self.trainings,
+            ),
             untold=frozenset(self.versions - self.trainings.keys()),
         )
 

@@ -96,8 +96,8 @@ def _letters(found: Thumbnail) -> list[str]:
     y = f"{found.size_px[1] / 2 + LETTER_PX / 3:.6g}"
     places = zip(found.sides, (5.0, found.size_px[0] - 5), ("start", "end"), strict=True)
     return [
-        f'<text x="{x:.6g}" y="{y}" text-anchor="{anchor}" fill="#fff" stroke="#000" stroke-width="3" '
-        f'paint-order="stroke" font-family="Arial, sans-serif" font-weight="600" font-size="{LETTER_PX}">{letter}</text>'
+        f'<text x="{x:.6g}" y="{y}" text-anchor="{anchor}" font-size="{LETTER_PX}" fill="#fff" stroke="#000" '
+        f'stroke-width="3" paint-order="stroke" font-family="Arial, sans-serif" font-weight="600">{letter}</text>'
         for letter, x, anchor in places
         if letter
     ]
