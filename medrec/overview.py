@@ -98,7 +98,8 @@ def _rows(rows: Sequence[Row], place: Place) -> Iterator[str]:
     yield "| study | verdict | size | to note | review |"
     yield "|---|---|---|---|---|"
     for r in rows[:SHOWN]:
-        said = inert("; ".join(worklist.noted(r)))
+        first, *others = (*worklist.noted(r), "")
+        said = inert(first) + (f"; {len(others) - 1} more" if len(others) > 1 else "")
         size = inert("; ".join(w for w in (r.size, r.where) if w))
         yield f"| {place.link(r.study, r.run_id)} | {r.kind} | {size} | {said} | {inert(r.review)} |"
     if len(rows) > SHOWN:

@@ -11,27 +11,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from medrec.report import Status, Verdict
+from medrec.report import Status, Verdict, side_text
 
 NOT_REVIEWED = "not reviewed"
 SHORT = 8  # characters of a study's pseudonym, as in the names of MLflow's runs
 SETTLED = frozenset({Status.ALREADY_DONE, Status.WAITING})  # nothing new to look at
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Rows that belong together, with the words above them; `kind` of a verdict or status names its colour."""
-
-    name: str
-    order: str
-    kinds: tuple[Verdict | Status, ...]
-
-
-GROUPS = (
-    Group("No verdict", "what was outlined first, the largest first", (Verdict.INCONCLUSIVE, Status.FAILED)),
-    Group("Findings", "the largest first", (Verdict.FINDING,)),
-    Group("Nothing marked", "what is flagged first, then by slice probability", (Verdict.NOTHING_MARKED,)),
-    Group("Refused", "not analysed, with the reason", (Status.REFUSED,)),
+# From what needs eyes most to what needs them least.
+ORDER: tuple[Verdict | Status, ...] = (
+    Verdict.INCONCLUSIVE,
+    Status.FAILED,
+    Verdict.FINDING,
+    Verdict.NOTHING_MARKED,
+    Status.REFUSED,
 )
 RULE = (
     "What needs eyes most comes first: studies without a verdict (inconclusive, then failed), findings from the "
@@ -82,23 +75,21 @@ class Row:
     probability: float = 0.0
 
     @property
-    def group(self) -> int:
-        """Which of `GROUPS` it is in."""
-        return next(n for n, group in enumerate(GROUPS) if self.kind in group.kinds)
-
-    @property
     def rank(self) -> tuple[object, ...]:
         """What comes first has the smaller one."""
         size = (-self.longest_mm, -self.longest_px)
         flagged = () if self.kind is Verdict.FINDING else (-len(self.flags),)
-        within = GROUPS[self.group].kinds.index(self.kind)
-        return (self.group, within, *size, *flagged, -self.probability, self.study, self.case)
+        return (ORDER.index(self.kind), *size, *flagged, -self.probability, self.study, self.case)
 
 
 def row(line: Mapping[str, Any], facts: Mapping[str, Any] | None, review: str, run_id: str | None) -> Row:
-    """The row of a case: `line` is the night's, `facts` those of its report, None where that is gone."""
+    """The row of a case: `line` is the night's, `facts` those of its report, None where that is gone.
+
+    What was not analysed has nothing to review.
+    """
     kind = Verdict(line["verdict"]) if line["verdict"] else Status(line["status"])
     head = (line["case"], line["study"][:SHORT], kind, line["reason"])
+    review = review if isinstance(kind, Verdict) or review != NOT_REVIEWED else ""
     if facts is None:
         return Row(*head, "", "", ("its report was cleared away",), "", review, run_id)
     model = f"{facts['model_name']} {facts['model_version']}".strip()
@@ -115,9 +106,9 @@ def ordered(rows: Iterable[Row]) -> tuple[Row, ...]:
 
 
 def counted(rows: Iterable[Row]) -> tuple[tuple[Verdict | Status, int], ...]:
-    """How many there are of each verdict or status, in the order of the groups."""
+    """How many there are of each verdict or status, in `ORDER`."""
     found = Counter(r.kind for r in rows)
-    return tuple((kind, found[kind]) for group in GROUPS for kind in group.kinds if found[kind])
+    return tuple((kind, found[kind]) for kind in ORDER if found[kind])
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -155,7 +146,8 @@ def _of_volumes(facts: Mapping[str, Any]) -> tuple[str, str, tuple[float, float]
     ml = sum(f["volume_mm3"] for f in found) / 1000
     size = f"{first['longest_axial_mm']:.1f} × {first['perpendicular_mm']:.1f} mm{said}"
     size += f", {ml:.{1 if ml >= 1 else 2}f} ml{said}"
-    many = f"{len(found)} lesions, the largest {first['side']}" if len(found) > 1 else first["side"]
+    place = side_text(first["side"])
+    many = f"{len(found)} lesions, the largest {place}" if len(found) > 1 else place
     return size, many, (first["longest_axial_mm"], 0.0)
 
 

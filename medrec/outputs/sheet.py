@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from medrec.outputs.html import HEADLINES, Headline, environment
 from medrec.report import DISCLAIMER
-from medrec.worklist import GROUPS, RULE, Group, Overdue, Row, counted, noted
+from medrec.worklist import RULE, Overdue, Row, counted, noted
 
 NAME = "contact-sheet.html"
 # MLflow previews up to 50 MiB; a browser wants less. Some 1,500 brains fit, or 1,000 larger pictures.
@@ -31,14 +31,6 @@ class Card:
     more: int
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
-    """One group with its cards."""
-
-    group: Group
-    cards: tuple[Card, ...]
-
-
 def page(
     night: str,
     rows: Sequence[Row],
@@ -48,11 +40,10 @@ def page(
 ) -> str:
     """The page of a night, whose rows are in order; `thumbnails` are SVG files by case."""
     cards = _cards(rows, thumbnails)
-    sections = [Section(g, tuple(c for c in cards if c.row.group == n)) for n, g in enumerate(GROUPS)]
     template = environment().get_template("sheet.html.j2")
     filled = template.render(
         night=night,
-        sections=[s for s in sections if s.cards],
+        cards=cards,
         counts=[(HEADLINES[kind], n) for kind, n in counted(rows)],
         total=len(rows),
         waiting=waiting,
