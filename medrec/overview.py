@@ -13,15 +13,16 @@ from typing import Any
 
 from medrec import worklist
 from medrec.home import Home
-from medrec.outputs import sheet, thumbnail
+from medrec.outputs import html, sheet, thumbnail
 from medrec.report import DISCLAIMER, Status
-from medrec.shown import fitting, inert, night_name
+from medrec.shown import SHEET, fitting, inert, night_name, shown_at
 from medrec.store import Store
 from medrec.worklist import Overdue, Reviews, Row
 
-SHEET, WORKLIST = sheet.NAME, "worklist.json"
+WORKLIST = "worklist.json"
 # MLflow shows an artifact as a table where this tag, which is its own, says so.
 TABLES = {"mlflow.loggedArtifacts": json.dumps([{"path": WORKLIST, "type": "table"}])}
+REPORT = html.NAME
 SHOWN = 30  # rows of the description, with a link each; the sheet has all
 
 
@@ -32,11 +33,9 @@ class Place:
     runs: str
     run_id: str
 
-    def link(self, words: str, run_id: str | None, artifact: str = "") -> str:
-        """Words that lead to a run, or to an artifact of it; plain words where there is none."""
-        if run_id is None:
-            return words
-        return f"[{words}]({self.runs}/{run_id}{f'/artifacts/{artifact}' if artifact else ''})"
+    def link(self, words: str, run_id: str | None, artifact: str) -> str:
+        """Words that lead to an artifact of a run; plain words where there is none."""
+        return words if run_id is None else f"[{words}]({shown_at(self.runs, run_id, artifact)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +100,7 @@ def _rows(rows: Sequence[Row], place: Place) -> Iterator[str]:
         first, *others = (*worklist.noted(r), "")
         said = inert(first) + (f"; {len(others) - 1} more" if len(others) > 1 else "")
         size = inert("; ".join(w for w in (r.size, r.where) if w))
-        yield f"| {place.link(r.study, r.run_id)} | {r.kind} | {size} | {said} | {inert(r.review)} |"
+        yield f"| {place.link(r.study, r.run_id, REPORT)} | {r.kind} | {size} | {said} | {inert(r.review)} |"
     if len(rows) > SHOWN:
         yield ""
         yield f"… and {len(rows) - SHOWN} more on the contact sheet."
@@ -110,7 +109,7 @@ def _rows(rows: Sequence[Row], place: Place) -> Iterator[str]:
 def _overdue(found: Sequence[tuple[Overdue, str | None]], place: Place) -> Iterator[str]:
     if not found:
         return
-    named = (f"{place.link(o.study[: worklist.SHORT], run)} ({o.days} d)" for o, run in found[:SHOWN])
+    named = (f"{place.link(o.study[: worklist.SHORT], run, REPORT)} ({o.days} d)" for o, run in found[:SHOWN])
     more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
     yield f"**{len(found)} overdue** from earlier nights: {', '.join(named)}{more}."
     yield ""

@@ -27,6 +27,8 @@ MODEL, CARD, CHAMPION, CHALLENGER = "medrec-", "medrec.card_sha256", "champion",
 # The tag of a training's run that names its card by digest; all tags of ours begin with OURS.
 TRAINED, OURS = "medrec.trained_card", "medrec."
 SHOWN_IMAGES = 50  # in a case's description
+VIEW = "workflowType=machine_learning"
+SHEET = "contact-sheet.html"  # a night's
 MOST = 7_900  # characters; MLflow cuts a tag after 8,000, and a text that was cut is not the one that was told
 MARKUP = re.compile(r"([\\\\`*_{}\[\]<>|#~!&])")
 # Unicode's direction marks, embeddings, overrides and isolates (UAX 9).
@@ -174,6 +176,11 @@ def night_name(batch: str, outcome: str = "") -> str:
 def _moment(batch: str) -> str:
     """A batch's id begins with the moment of its start, UTC: 20261122T010203Z-ab12 to 2026-11-22 01:02."""
     return f"{batch[:4]}-{batch[4:6]}-{batch[6:8]} {batch[9:11]}:{batch[11:13]}"
+
+
+def shown_at(runs: str, run_id: str, artifact: str) -> str:
+    """Where MLflow's web interface shows an artifact, in the view for runs and not in the one for language models."""
+    return f"{runs}/{run_id}/artifacts/{artifact}?{VIEW}"
 
 
 def run_name(row: CaseRow) -> str:

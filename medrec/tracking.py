@@ -38,9 +38,11 @@ from medrec.shown import (
     PARENT,
     RECORDS,
     REPORT,
+    SHEET,
     SUPERSEDED_BY,
     TRAINED,
     VERSION,
+    VIEW,
     WORKER,
     Registered,
     ShownRun,
@@ -49,6 +51,7 @@ from medrec.shown import (
     night_name,
     params_of,
     run_name,
+    shown_at,
     tags_of,
 )
 from medrec.store import CaseRow
@@ -490,4 +493,16 @@ def experiment_page(home: Home) -> str:
     client = MlflowClient(f"sqlite:///{home.mlflow_database}")
     with _MlflowAway():
         found = [e for e in client.search_experiments() if e.name != "Default"]
-    return f"/#/experiments/{found[0].experiment_id}/runs?workflowType=machine_learning" if found else "/"
+    return f"/#/experiments/{found[0].experiment_id}/runs?{VIEW}" if found else "/"
+
+
+def last_sheet(home: Home) -> str | None:
+    """The path of the contact sheet of the night that ended last; None where no night has one."""
+    client = MlflowClient(f"sqlite:///{home.mlflow_database}")
+    with _MlflowAway():
+        ids = [e.experiment_id for e in client.search_experiments() if e.name != "Default"]
+        named = "attributes.run_name LIKE 'night %' and attributes.status = 'FINISHED'"
+        for run in client.search_runs(ids, named, order_by=["attributes.start_time DESC"], max_results=1):
+            if any(found.path == SHEET for found in client.list_artifacts(run.info.run_id)):
+                return "/" + shown_at(f"#/experiments/{run.info.experiment_id}/runs", run.info.run_id, SHEET)
+    return None

@@ -33,6 +33,7 @@ from medrec.outputs import sheet, thumbnail
 from medrec.overview import Place
 from medrec.phantom import Lesion, uid
 from medrec.report import Case, Status, Verdict
+from medrec.shown import SHEET
 from medrec.store import Store
 from medrec.tracking import Tracker
 from medrec.worklist import NOT_REVIEWED, ORDER, Overdue, Reviews, Row, as_facts, ordered, row, table
@@ -255,7 +256,7 @@ def test_a_night_of_many_studies_is_described_within_what_mlflow_keeps(count: in
     text = overview.description({**SUMMARY, "cases": [{}] * count}, found, Place("#/experiments/1/runs", "f" * 32))
     assert len(text) <= 8000
     assert text.count("| [0") + text.count("more") >= min(count, 1)
-    assert "/artifacts/contact-sheet.html)" in text
+    assert "/artifacts/contact-sheet.html?workflowType=machine_learning)" in text
     assert text.endswith("*Research use; not a medical device.*")
 
 
@@ -291,12 +292,12 @@ def problems(home: Home, store: Store) -> list[str]:
 
 def night(home: Home) -> Path:
     """The artifacts of the only night."""
-    (found,) = home.mlflow_artifacts.glob(f"runs/*/artifacts/{sheet.NAME}")
+    (found,) = home.mlflow_artifacts.glob(f"runs/*/artifacts/{SHEET}")
     return found.parent
 
 
 def shown(home: Home) -> list[str]:
-    return [str(i["src"]) for i in Page((night(home) / sheet.NAME).read_text()).all("img")]
+    return [str(i["src"]) for i in Page((night(home) / SHEET).read_text()).all("img")]
 
 
 def picture(home: Home, case: str) -> str:
@@ -312,10 +313,10 @@ def case_of_patient(home: Home, store: Store, patient_id: str) -> tuple[str, str
 
 def test_a_night_leaves_sheet_and_worklist_and_both_are_on_record(home: Home, store: Store) -> None:
     one, two = (case_of_patient(home, store, who)[1] for who in ("one", "two"))
-    assert {p.name for p in night(home).iterdir()} == {"batch.json", sheet.NAME, overview.WORKLIST}
+    assert {p.name for p in night(home).iterdir()} == {"batch.json", SHEET, overview.WORKLIST}
     assert sorted(shown(home)) == sorted(picture(home, case) for case in (one, two))
     record = [r for _, r in store.of_kinds("batch delivered")][-1]
-    assert set(record.facts["files"]) == {sheet.NAME, overview.WORKLIST}  # type: ignore[call-overload]
+    assert set(record.facts["files"]) == {SHEET, overview.WORKLIST}  # type: ignore[call-overload]
     rows = json.loads((night(home) / overview.WORKLIST).read_text())["data"]
     assert [r[2] for r in rows] == ["finding", "finding", "refused"]
     client = MlflowClient(f"sqlite:///{home.mlflow_database}")
@@ -326,7 +327,7 @@ def test_a_night_leaves_sheet_and_worklist_and_both_are_on_record(home: Home, st
     assert problems(home, store) == []
 
 
-@pytest.mark.parametrize("name", [sheet.NAME, overview.WORKLIST])
+@pytest.mark.parametrize("name", [SHEET, overview.WORKLIST])
 def test_a_changed_or_missing_page_of_a_night_is_noticed(name: str, home: Home, store: Store) -> None:
     path = night(home) / name
     path.write_text(path.read_text().replace("inding", "othing marked"))
@@ -350,7 +351,7 @@ def test_an_erased_patients_picture_leaves_the_sheet_and_the_others_stay(home: H
     jpeg = re.findall(r'base64,([^"]*)', base64.b64decode(gone.partition(",")[2]).decode())[0][-400:]
     assert gone in shown(home)
     before = [r.facts for _, r in store.of_kinds("batch delivered")][-1]
-    old_digest = verification.sha256_of(night(home) / sheet.NAME)
+    old_digest = verification.sha256_of(night(home) / SHEET)
     assert privacy.erase(patient, home, store, load()).left == ()
     assert shown(home) == [picture(home, other)]
     assert problems(home, store) == []
@@ -386,7 +387,7 @@ def test_a_pruned_report_leaves_its_line_and_no_picture(home: Home, store: Store
     privacy.hold(held, "court", store)
     privacy.prune(home, store, keeping(10), datetime.now(UTC) + timedelta(days=11))
     assert shown(home) == [picture(home, held)]
-    assert "Its report was cleared away" in Page((night(home) / sheet.NAME).read_text()).text
+    assert "Its report was cleared away" in Page((night(home) / SHEET).read_text()).text
     assert problems(home, store) == []
 
 
@@ -406,10 +407,10 @@ def test_reviews_and_overdue_ones_are_shown_where_they_are_known(home: Home, sto
     late = Overdue("c" * 64, "deadbeefdeadbeef", 9)
     summary = {**json.loads(str(batch.summary)), "overdue": as_facts([late])}
     found = overview.of_night(summary, home, store, Place("#/r", "x"), Reviews({case: "accepted by Dr A"}))
-    page = Page(found.files[sheet.NAME]).text
+    page = Page(found.files[SHEET]).text
     assert page.count("accepted by Dr A") == 1
     assert page.count(NOT_REVIEWED) == 1
-    assert page.index("deadbeef") < page.index("Findings")
+    assert page.index("deadbeef") < page.index("accepted by")
     assert "for 9 days" in page
     assert "**1 overdue** from earlier nights: deadbeef (9 d)" in found.description
     assert delivery.outcome(summary) == "2 finding, 1 refused"
@@ -425,7 +426,7 @@ def test_an_erased_patients_overdue_review_leaves_other_nights(home: Home, store
     store.finish_batch(later, "2099-01-01T01:00:00Z", text)
     privacy.write_summary(home, later, text)
     delivery.deliver_batches(store, Tracker(home, "medrec"), home)
-    pages = list(home.mlflow_artifacts.glob(f"runs/*/artifacts/{sheet.NAME}"))
+    pages = list(home.mlflow_artifacts.glob(f"runs/*/artifacts/{SHEET}"))
     assert sum(study[:8] in p.read_text() for p in pages) == 2
     assert problems(home, store) == []
     assert privacy.erase(patient, home, store, load()).left == ()
@@ -439,7 +440,7 @@ def test_a_study_that_was_done_before_is_not_shown_again(
     again = run_night(finished / "in")  # in the same home
     run = next(b.mlflow_run_id for b in store.batches() if b.batch == again.batch)
     (folder,) = home.mlflow_artifacts.glob(f"runs/{run}/artifacts")
-    text = (folder / sheet.NAME).read_text()
+    text = (folder / SHEET).read_text()
     assert "No study was new in this night" in text
     assert "<img" not in text
     assert problems(home, store) == []
@@ -458,7 +459,7 @@ def test_a_run_that_mlflow_got_later_is_named_on_the_page_of_its_night(
     delivery.deliver_batches(store, tracker, home)
     new = store.case(case).mlflow_run_id  # type: ignore[union-attr]
     assert new != old
-    text = (night(home) / sheet.NAME).read_text()
+    text = (night(home) / SHEET).read_text()
     assert str(new) in text
     assert str(old) not in text
 
@@ -473,7 +474,7 @@ def test_a_sheet_costs_at_most_ten_milliseconds_a_study(home: Home, store: Store
     begun = time.process_time()
     found = overview.of_night(many, home, store, Place("#/r", "x"))
     assert (time.process_time() - begun) / 200 < 0.010
-    assert found.files[sheet.NAME].count("<img") == 200
+    assert found.files[SHEET].count("<img") == 200
 
 
 def test_a_night_of_a_thousand_studies_stays_far_below_what_mlflow_previews(home: Home) -> None:

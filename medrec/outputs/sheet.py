@@ -1,4 +1,4 @@
-"""contact-sheet.html: a night's studies on one page, each with its thumbnail, verdict, size and flags.
+"""The contact sheet: a night's studies on one page, each with its thumbnail, verdict, size and flags.
 
 Fills `sheet.html.j2` with rows of `worklist`; every text goes through autoescape, thumbnails are images (which run
 nothing) as data URIs, because MLflow shows a page sealed off from everything else. Refuses to grow: what comes last
@@ -13,7 +13,6 @@ from medrec.outputs.html import HEADLINES, Headline, environment
 from medrec.report import DISCLAIMER
 from medrec.worklist import RULE, Overdue, Row, counted, noted
 
-NAME = "contact-sheet.html"
 # MLflow previews up to 50 MiB; a browser wants less. Some 1,500 brains fit, or 1,000 larger pictures.
 PICTURES_BYTES = 24_000_000
 FLAGS = 4  # of a study; the report holds all
