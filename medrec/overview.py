@@ -72,12 +72,13 @@ def of_night(
 def description(
     summary: Mapping[str, Any], rows: Sequence[Row], place: Place, overdue: Sequence[tuple[Overdue, str | None]] = ()
 ) -> str:
-    """The Markdown that MLflow shows with a night: what was found first, then where each report is."""
+    """The Markdown that MLflow shows with a night: what was found, and where each report is.
+
+    Of a long one MLflow shows the first lines until it is asked: counts, the ways to the pages, and what comes first.
+    """
     counts = ", ".join(f"**{n} {kind}**" for kind, n in worklist.counted(rows)) or "No study was new"
     files = summary["files"]
     lines = [
-        f"## {night_name(summary['batch']).capitalize()}",
-        "",
         f"{counts}. {place.link('Contact sheet', place.run_id, SHEET)}, "
         f"{place.link('worklist', place.run_id, WORKLIST)}.",
         "",
