@@ -61,7 +61,8 @@ def of_night(
         facts = _facts(folder) if row is not None else None
         if facts is not None and (folder / thumbnail.NAME).is_file():
             thumbnails[key] = (folder / thumbnail.NAME).read_bytes()
-        rows.append(worklist.row(line, facts, reviews.of(key), row.mlflow_run_id if row is not None else None))
+        run_id, gone = (row.mlflow_run_id, worklist.GONE) if row is not None else (None, worklist.TAKEN_UP)
+        rows.append(worklist.row(line, facts, reviews.of(key), run_id, gone))
     found, overdue = worklist.ordered(rows), worklist.overdue(summary)
     waiting = sum(c["status"] == Status.WAITING for c in summary["cases"])
     page = sheet.page(night_name(batch), found, thumbnails, waiting, overdue)

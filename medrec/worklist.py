@@ -14,6 +14,7 @@ from typing import Any
 from medrec.report import Status, Verdict, side_text
 
 NOT_REVIEWED = "not reviewed"
+GONE, TAKEN_UP = "its report is not here any more", "a later night took it up again"
 SHORT = 8  # characters of a study's pseudonym, as in the names of MLflow's runs
 SETTLED = frozenset({Status.ALREADY_DONE, Status.WAITING})  # nothing new to look at
 
@@ -82,8 +83,10 @@ class Row:
         return (ORDER.index(self.kind), *size, *flagged, -self.probability, self.study, self.case)
 
 
-def row(line: Mapping[str, Any], facts: Mapping[str, Any] | None, review: str, run_id: str | None) -> Row:
-    """The row of a case: `line` is the night's, `facts` those of its report, None where that is gone.
+def row(
+    line: Mapping[str, Any], facts: Mapping[str, Any] | None, review: str, run_id: str | None, gone: str = GONE
+) -> Row:
+    """The row of a case: `line` is the night's, `facts` those of its report, None where that is `gone`, as it says.
 
     What was not analysed has nothing to review.
     """
@@ -91,7 +94,7 @@ def row(line: Mapping[str, Any], facts: Mapping[str, Any] | None, review: str, r
     head = (line["case"], line["study"][:SHORT], kind, line["reason"])
     review = review if isinstance(kind, Verdict) or review != NOT_REVIEWED else ""
     if facts is None:
-        return Row(*head, "", "", ("its report was cleared away",), "", review, run_id)
+        return Row(*head, "", "", (gone,), "", review, run_id)
     model = f"{facts['model_name']} {facts['model_version']}".strip()
     size, where, longest = _of_images(facts) if facts.get("images") else _of_volumes(facts)
     return Row(
@@ -113,9 +116,9 @@ def counted(rows: Iterable[Row]) -> tuple[tuple[Verdict | Status, int], ...]:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as MLflow's `load_table` reads them: JSON, `split` in pandas' words."""
-    columns = ["order", "study", "verdict", "size", "where", "to note", "model", "review", "run"]
+    columns = ["order", "study", "verdict", "review", "size", "where", "to note", "model", "run"]
     data = [
-        [n, r.study, str(r.kind), r.size, r.where, "; ".join(noted(r)), r.model, r.review, r.run_id or ""]
+        [n, r.study, str(r.kind), r.review, r.size, r.where, "; ".join(noted(r)), r.model, r.run_id or ""]
         for n, r in enumerate(rows, 1)
     ]
     return json.dumps({"columns": columns, "data": data}, ensure_ascii=False)

@@ -101,7 +101,7 @@ def test_refused_failed_and_cleared_away_say_why() -> None:
     refused = of(bare(Status.REFUSED))
     assert (refused.kind, refused.reason[:13], refused.size) == (Status.REFUSED, "missing slice", "")
     gone = row(line(case_of()), None, NOT_REVIEWED, None)
-    assert (gone.kind, gone.flags) == (Verdict.FINDING, ("its report was cleared away",))
+    assert (gone.kind, gone.flags) == (Verdict.FINDING, ("its report is not here any more",))
 
 
 def test_the_worklist_is_read_back_by_mlflow_as_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -387,7 +387,7 @@ def test_a_pruned_report_leaves_its_line_and_no_picture(home: Home, store: Store
     privacy.hold(held, "court", store)
     privacy.prune(home, store, keeping(10), datetime.now(UTC) + timedelta(days=11))
     assert shown(home) == [picture(home, held)]
-    assert "Its report was cleared away" in Page((night(home) / SHEET).read_text()).text
+    assert "Its report is not here any more" in Page((night(home) / SHEET).read_text()).text
     assert problems(home, store) == []
 
 
