@@ -35,7 +35,7 @@ from medrec.phantom import Lesion, uid
 from medrec.report import Case, Status, Verdict
 from medrec.shown import SHEET
 from medrec.store import Store
-from medrec.tracking import Tracker
+from medrec.tracking import Tracker, last_sheet
 from medrec.worklist import NOT_REVIEWED, ORDER, Overdue, Reviews, Row, as_facts, ordered, row, table
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -325,6 +325,14 @@ def test_a_night_leaves_sheet_and_worklist_and_both_are_on_record(home: Home, st
     for data in (p.read_text() for p in night(home).iterdir()):
         assert not re.search(r"\bone\b.*\btwo\b", data)
     assert problems(home, store) == []
+
+
+def test_the_last_nights_sheet_is_found_without_looking_for_it(home: Home, store: Store) -> None:
+    (batch,) = store.batches()
+    found = last_sheet(home)
+    assert found == f"/#/experiments/1/runs/{batch.mlflow_run_id}/artifacts/{SHEET}?workflowType=machine_learning"
+    (night(home) / SHEET).unlink()
+    assert last_sheet(home) is None
 
 
 @pytest.mark.parametrize("name", [SHEET, overview.WORKLIST])
