@@ -6,8 +6,9 @@ begin with "medrec." (reviewers write such).
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from medrec.audit import Problem
@@ -21,12 +22,14 @@ from medrec.shown import (
     OURS,
     PARENT,
     RECORDS,
+    SUMMARY,
     SUPERSEDED_BY,
     TRAINED,
     VERSION,
     WORKER,
     Registered,
     ShownRun,
+    keyed,
     metrics_of,
     night_name,
     params_of,
@@ -55,14 +58,16 @@ class Expected:
     """What MLflow must show by the ledger.
 
     `cases` by key; `runs` of all delivered cases, also of those whose report is spoilt; `nights` the record of each
-    delivered one; `open_nights` those that it need not show yet, with whether they ended; `waiting` cases that are
-    still to be delivered; `models` what was registered, by name and version; `aliases` the version that bears one, by
-    name and alias; `trainings` the record of each delivered one by card, `untold` the cards whose record is to come.
+    delivered one, `summaries` what it says now; `open_nights` those that it need not show yet, with whether they ended;
+    `waiting` cases that are still to be delivered; `models` what was registered, by name and version; `aliases` the
+    version that bears one, by name and alias; `trainings` the record of each delivered one by card, `untold` the cards
+    whose record is to come.
     """
 
     cases: Mapping[str, Delivered] = field(default_factory=dict)
     runs: frozenset[str] = frozenset()
     nights: Mapping[str, Facts] = field(default_factory=dict)
+    summaries: Mapping[str, str] = field(default_factory=dict)
     open_nights: Mapping[str, bool] = field(default_factory=dict)
     waiting: frozenset[str] = frozenset()
     models: Mapping[tuple[str, str], Facts] = field(default_factory=dict)
@@ -85,9 +90,7 @@ def check(expected: Expected, tracker: Tracker) -> Iterator[Problem]:
             parent = _run_of_night(case.row.batch, expected, runs)
             yield from (Problem(where, what) for what in _of_case(case, run, parent, registered))
             yield from (Problem(where, what) for what in _files("artifact", case.files, tracker.artifacts(run)))
-    records = [(f"night {batch}", facts, _of_night) for batch, facts in sorted(expected.nights.items())]
-    records += [(f"model {card[:12]}…", facts, _of_training) for card, facts in sorted(expected.trainings.items())]
-    for name, facts, problems in records:
+    for name, facts, problems in _recorded(expected):
         where, run_id = f"MLflow run of {name}", str(facts["what"][0])
         run = runs.get(run_id)
         if run is None:
@@ -96,6 +99,14 @@ def check(expected: Expected, tracker: Tracker) -> Iterator[Problem]:
             yield from (Problem(where, what) for what in problems(facts, run, tracker))
     yield from _strangers(expected, runs, shared=tracker.is_elsewhere())
     yield from _models(expected, versions)
+
+
+def _recorded(expected: Expected) -> Iterator[tuple[str, Facts, Callable[[Facts, ShownRun, Tracker], Iterator[str]]]]:
+    """Nights and trainings: what each is called, its record, and how its run is held against that."""
+    for batch, facts in sorted(expected.nights.items()):
+        yield f"night {batch}", facts, partial(_of_night, expected.summaries.get(batch, ""))
+    for card, facts in sorted(expected.trainings.items()):
+        yield f"model {card[:12]}…", facts, _of_training
 
 
 def anchors(tracker: Tracker) -> dict[str, tuple[int, str]]:
@@ -125,9 +136,17 @@ def _of_case(case: Delivered, run: ShownRun, parent: str, registered: Mapping[st
     yield from _metrics(metrics, run)
 
 
-def _of_night(facts: Facts, run: ShownRun, tracker: Tracker) -> Iterator[str]:
-    """A night by its record; records of release 0.1.0 say less."""
-    digests = {k: hashlib.sha256(v.encode()).hexdigest() for k, v in run.tags.items()}
+def _of_night(summary: str, facts: Facts, run: ShownRun, tracker: Tracker) -> Iterator[str]:
+    """A night by its record; earlier releases' say less, and are not keyed."""
+    is_keyed = facts.get("keyed", False)
+    if is_keyed and hashlib.sha256(summary.encode()).hexdigest() != facts["summary"]:
+        yield "it shows what was erased or renamed since: the next night writes it anew"
+        return
+
+    def told(digest: str) -> str:
+        return keyed(summary, digest) if is_keyed and digest else digest
+
+    digests = {k: told(hashlib.sha256(v.encode()).hexdigest()) for k, v in run.tags.items()}
     yield from (f"its tag {k} was changed" for k, v in sorted(facts["tags"].items()) if digests.get(k) != v)
     yield from _added(facts["tags"].keys() | {WORKER}, run)
     if run.status != "FINISHED":
@@ -137,7 +156,8 @@ def _of_night(facts: Facts, run: ShownRun, tracker: Tracker) -> Iterator[str]:
     if run.name != facts["name"]:
         yield "its name was changed"
     yield from _metrics({k: float(v) for k, v in facts["metrics"].items()}, run)
-    yield from _files("artifact", {"batch.json": facts["summary"]}, tracker.artifacts(run))
+    shown = {name: digest if name == SUMMARY else told(digest) for name, digest in tracker.artifacts(run).items()}
+    yield from _files("artifact", {SUMMARY: facts["summary"], **facts.get("files", {})}, shown)
 
 
 def _of_training(facts: Facts, run: ShownRun, tracker: Tracker) -> Iterator[str]:

@@ -37,6 +37,7 @@ from medrec.series import Reason, Refused, ScanFile, Skipped, Study, group
 from medrec.sources import intake
 from medrec.store import CaseRow, Store
 from medrec.tracking import Tracker
+from medrec.worklist import Overdue, as_facts
 
 Tell = Callable[[str], None]
 HELD = "another worker is at it"
@@ -71,6 +72,7 @@ class Night:
         self.batch = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
         self.planned: tuple[Planned, ...] = ()
         self.deliveries: dict[str, int] = {}
+        self.overdue: tuple[Overdue, ...] = ()  # reviews of earlier nights, for the top of this one's contact sheet
         self._lines: dict[str, CaseLine] = {}
         self._account = Account()
         self._warnings: list[str] = []
@@ -152,7 +154,7 @@ class Night:
             tracker.start_batch(self.batch, _ms(now))
             delivery.register_models(self._store, tracker, self._request.configuration.cards)
             delivery.deliver_trainings(self._store, tracker, self._request.home)
-            delivery.deliver_batches(self._store, tracker)
+            delivery.deliver_batches(self._store, tracker, self._request.home)
         except WorldError as error:
             self.warn(f"{error}; reports are delivered there on a later night")
             return None
@@ -407,7 +409,7 @@ class Night:
         privacy.write_summary(self._request.home, self.batch, text)
         if self._tracker is not None:
             try:
-                delivery.deliver_batches(self._store, self._tracker)
+                delivery.deliver_batches(self._store, self._tracker, self._request.home)
             except WorldError as error:
                 self.warn(str(error))
         self._anchor(now)
@@ -460,6 +462,7 @@ class Night:
             self.deliveries,
             self.pace.seconds,
             self._sentinels,
+            as_facts(self.overdue),
         )
 
     def _work(self, planned: Planned, visit: Visit) -> Finished:

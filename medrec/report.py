@@ -225,6 +225,11 @@ def _disagreement(
     return [f"the networks disagree: nothing is outlined, but {longest} neighbouring slices are called positive"]
 
 
+def side_text(side: str) -> str:
+    """Where a lesion is, as it stands in a sentence."""
+    return f"on the {side}" if side in ("left", "right") else side if side == SIDE_UNKNOWN else f"on {side}"
+
+
 def verdict_text(
     verdict: Verdict, findings: Sequence[Finding], card: ModelCard, nominal: bool, positive: float | None = None
 ) -> str:
@@ -252,7 +257,7 @@ def _outlined_text(verdict: Verdict, findings: Sequence[Finding], card: ModelCar
     if verdict is Verdict.FINDING:
         total_ml = sum(f.volume_mm3 for f in findings) / 1000
         side = findings[0].side
-        where = f"on the {side}" if side in ("left", "right") else f"({side})" if side == SIDE_UNKNOWN else f"on {side}"
+        where = f"({side})" if side == SIDE_UNKNOWN else side_text(side)
         if len(findings) == 1:
             return f"One {card.finding} of {total_ml:.1f} {ml} {where}."
         return f"{len(findings)} {card.finding}s, {total_ml:.1f} {ml} in all; the largest {where}."

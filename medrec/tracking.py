@@ -38,9 +38,11 @@ from medrec.shown import (
     PARENT,
     RECORDS,
     REPORT,
+    SHEET,
     SUPERSEDED_BY,
     TRAINED,
     VERSION,
+    VIEW,
     WORKER,
     Registered,
     ShownRun,
@@ -49,6 +51,7 @@ from medrec.shown import (
     night_name,
     params_of,
     run_name,
+    shown_at,
     tags_of,
 )
 from medrec.store import CaseRow
@@ -129,16 +132,24 @@ class Tracker:
                     self._client.set_terminated(run.info.run_id, "KILLED")
             self._parent(batch, started_ms)
 
+    def place_of(self, batch: str) -> tuple[str, str]:
+        """Where the web interface shows the experiment's runs, as a path; and the run of a batch, made when new."""
+        with _MlflowAway():
+            return f"#/experiments/{self._experiment}/runs", self._parent(batch, None)
+
     def finish_batch(
         self,
         batch: str,
         outcome: str,
-        description: str,
+        tags: Mapping[str, str],
         counts: Mapping[str, int],
-        summary: str,
+        files: Mapping[str, str],
         anchor: tuple[int, str],
     ) -> Delivery:
-        """Close the batch's run with its counts, its summary (JSON) and the ledger's length and head as an anchor."""
+        """Close the batch's run with its counts, its files and the ledger's length and head as an anchor.
+
+        `files` are texts by name; those that are there already are written over.
+        """
         with _MlflowAway():
             run_id = self._parent(batch, None)
             before = self._client.get_run(run_id).data.tags
@@ -147,9 +158,10 @@ class Tracker:
             # Of two values of one moment MLflow shows the larger: counts become less when a patient is erased.
             now_ms = int(time.time() * 1000)
             metrics = [Metric(name, float(value), now_ms, 0) for name, value in counts.items()]
-            tags = {NOTE: description, HEAD: anchor[1], RECORDS: str(anchor[0]), BATCH: batch}
+            tags = {**tags, HEAD: anchor[1], RECORDS: str(anchor[0]), BATCH: batch}
             self._client.log_batch(run_id, metrics, (), [RunTag(k, v) for k, v in tags.items()])
-            self._client.log_text(run_id, summary, "batch.json")
+            for path, text in files.items():
+                self._client.log_text(run_id, text, path)
             name = night_name(batch, outcome)
             self._client.update_run(run_id, name=name)
             self._client.set_terminated(run_id)
@@ -481,4 +493,16 @@ def experiment_page(home: Home) -> str:
     client = MlflowClient(f"sqlite:///{home.mlflow_database}")
     with _MlflowAway():
         found = [e for e in client.search_experiments() if e.name != "Default"]
-    return f"/#/experiments/{found[0].experiment_id}/runs?workflowType=machine_learning" if found else "/"
+    return f"/#/experiments/{found[0].experiment_id}/runs?{VIEW}" if found else "/"
+
+
+def last_sheet(home: Home) -> str | None:
+    """The path of the contact sheet of the night that ended last; None where no night has one."""
+    client = MlflowClient(f"sqlite:///{home.mlflow_database}")
+    with _MlflowAway():
+        ids = [e.experiment_id for e in client.search_experiments() if e.name != "Default"]
+        named = "attributes.run_name LIKE 'night %' and attributes.status = 'FINISHED'"
+        for run in client.search_runs(ids, named, order_by=["attributes.start_time DESC"], max_results=1):
+            if any(found.path == SHEET for found in client.list_artifacts(run.info.run_id)):
+                return "/" + shown_at(f"#/experiments/{run.info.experiment_id}/runs", run.info.run_id, SHEET)
+    return None

@@ -266,11 +266,16 @@ class _Told:
 
     def expected(self, home: Home, store: Store, waiting: frozenset[str]) -> Expected:
         """What MLflow must show."""
-        open_nights = {b.batch: b.summary is not None for b in store.batches() if b.mlflow_run_id is None}
-        models = {(m["name"], m["version"]): m for m in self.models.values()}
-        runs = frozenset(self.runs.values())
         return Expected(
-            *(self.cases(home, store), runs, self.nights, open_nights, waiting, models, self.aliases, self.trainings),
+            cases=self.cases(home, store),
+            runs=frozenset(self.runs.values()),
+            nights=self.nights,
+            summaries={b.batch: b.summary for b in store.batches() if b.summary is not None},
+            open_nights={b.batch: b.summary is not None for b in store.batches() if b.mlflow_run_id is None},
+            waiting=waiting,
+            models={(m["name"], m["version"]): m for m in self.models.values()},
+            aliases=self.aliases,
+            trainings=self.trainings,
             untold=frozenset(self.versions - self.trainings.keys()),
         )
 

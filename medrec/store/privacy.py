@@ -138,10 +138,10 @@ def _without(tail: Tail, gone: set[str], at: str) -> None:
         if summary is None:
             continue
         told: dict[str, Any] = json.loads(summary)
-        cases = [c for c in told["cases"] if c["case"] not in gone]
-        refusals = [r for r in told["refusals"] if r["sha256"] not in gone]
-        if (len(cases), len(refusals)) != (len(told["cases"]), len(told["refusals"])):
-            _put_summary(tail, batch, {**told, "cases": cases, "refusals": refusals}, ERASED, at)
+        names = {"cases": "case", "overdue": "case", "refusals": "sha256"}
+        kept = {k: [line for line in told[k] if line[name] not in gone] for k, name in names.items() if k in told}
+        if any(len(kept[k]) != len(told[k]) for k in kept):
+            _put_summary(tail, batch, {**told, **kept}, ERASED, at)
 
 
 def _put_summary(tail: Tail, batch: str, told: dict[str, Any], why: str, at: str) -> None:
