@@ -13,7 +13,7 @@ from typing import cast
 
 import numpy as np
 
-from medrec import __version__, burned, environment, findings, pictured, report, stages, writing
+from medrec import __version__, burned, environment, findings, observed, pictured, report, stages, writing
 from medrec.config import Configuration
 from medrec.contrast import fluid_is_dark, proved
 from medrec.dicom import Archive
@@ -141,7 +141,7 @@ def finish(
     digests = writing.report(case, setting.home)
     if archive is not None and isinstance(case, Case) and isinstance(planned.routed, Routed):
         digests |= writing.returned(case, planned.routed.inputs, archive, setting.home, setting.store)
-    kept = writing.keep(planned.model, setting.home)
+    copies = writing.keep(planned.model, setting.home)
     row = CaseRow(
         case=planned.case,
         study=planned.study.study,
@@ -171,10 +171,11 @@ def finish(
         "device": case.report.device,
         "threads": setting.threads,
         "stages": stages.digests(case),
-        "files": digests | kept,
+        "files": digests | copies,
     }
     setting.store.remember_study(row.study, row.patient, case.report.created, planned.study.patients)
-    setting.store.finish(row, facts, case.report.created, setting.original)
+    kept = observed.of_case(case, planned.routed.files)
+    setting.store.finish(row, facts, case.report.created, setting.original, kept)
     stored = setting.store.case(row.case)
     assert stored is not None
     return Finished(stored, case.report.refused_inputs)

@@ -324,13 +324,15 @@ class Prediction:
 
     probability (i, j, k) float32 in 0..1; mask (i, j, k) bool; slice_probability (k,) float32 in 0..1 from the
     classifier, a network of its own, or None where the card has none. `device` says what computed it where that is
-    not what was asked for: memory ran out.
+    not what was asked for: memory ran out. `agreement` is the least Dice between the outlines of two networks, None
+    where there is only one.
     """
 
     probability: npt.NDArray[np.float32]
     mask: npt.NDArray[np.bool_]
     slice_probability: npt.NDArray[np.float32] | None
     device: str = ""
+    agreement: float | None = None
 
     def __post_init__(self) -> None:
         for values in (self.probability, self.slice_probability):

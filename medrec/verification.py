@@ -54,7 +54,7 @@ def verify(home: Home, store: Store, since: int = 0) -> Iterator[Problem]:
         return _digest(home.root / relative)
 
     yield from store.verify(digest, renamed.original, since)
-    yield from store.contradictions()
+    yield from store.contradictions(renamed.original)
     yield from _keys(home, store, digest)
     told = _Told.of(store)
     known = {row.case for row in store.cases()}

@@ -12,6 +12,7 @@ import copy
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import combinations
 from pathlib import Path
 from typing import TypeVar
 
@@ -53,7 +54,8 @@ class TorchPredictor:
         if scores is not None:
             # The networks see slices from the feet up; the volume may count them the other way.
             slices = (scores.flip(0) if _reversed(frame) else scores).numpy()
-        return Prediction(probability, probability > self.card.decision.voxel_threshold, slices, how)
+        threshold = self.card.decision.voxel_threshold
+        return Prediction(probability, probability > threshold, slices, how, _agreement(maps, threshold))
 
     def _on_the_ladder(self, stack: torch.Tensor) -> tuple[tuple[list[torch.Tensor], torch.Tensor | None], str]:
         """What the networks say, and how it was got where memory ran out ("" where it did not)."""
@@ -102,6 +104,13 @@ class TorchPredictor:
                     mirrored = network(x.flip(-1)).sigmoid().float()
                     said = (said + (mirrored.flip(-1) if mirrored.ndim > 2 else mirrored)) / 2
             yield said.cpu()
+
+
+def _agreement(maps: Sequence[torch.Tensor], threshold: float) -> float | None:
+    """The least Dice between the outlines of two networks, on their own grid; two empty ones agree."""
+    masks = [m > threshold for m in maps]
+    pairs = [(int((a & b).sum()), int(a.sum()) + int(b.sum())) for a, b in combinations(masks, 2)]
+    return min((2 * both / total if total else 1.0 for both, total in pairs), default=None)
 
 
 def _placed(network: nn.Module, device: str, running: Running) -> nn.Module:
