@@ -57,7 +57,8 @@ class Expected:
     `cases` by key; `runs` of all delivered cases, also of those whose report is spoilt; `nights` the record of each
     delivered one; `open_nights` those that it need not show yet, with whether they ended; `waiting` cases that are
     still to be delivered; `models` what was registered, by name and version; `aliases` the version that bears one, by
-    name and alias; `trainings` the record of each delivered one by card, `untold` the cards whose record is to come.
+    name and alias; `trainings` the record of each delivered one by card, `untold` the cards whose record is to come;
+    `monitoring` the last record of each monitoring run.
     """
 
     cases: Mapping[str, Delivered] = field(default_factory=dict)
@@ -69,6 +70,7 @@ class Expected:
     aliases: Mapping[tuple[str, str], str] = field(default_factory=dict)
     trainings: Mapping[str, Facts] = field(default_factory=dict)
     untold: frozenset[str] = frozenset()
+    monitoring: Mapping[str, Facts] = field(default_factory=dict)
 
 
 def check(expected: Expected, tracker: Tracker) -> Iterator[Problem]:
@@ -87,6 +89,7 @@ def check(expected: Expected, tracker: Tracker) -> Iterator[Problem]:
             yield from (Problem(where, what) for what in _files("artifact", case.files, tracker.artifacts(run)))
     records = [(f"night {batch}", facts, _of_night) for batch, facts in sorted(expected.nights.items())]
     records += [(f"model {card[:12]}…", facts, _of_training) for card, facts in sorted(expected.trainings.items())]
+    records += [("what is watched", facts, _of_training) for facts in expected.monitoring.values()]
     for name, facts, problems in records:
         where, run_id = f"MLflow run of {name}", str(facts["what"][0])
         run = runs.get(run_id)
@@ -181,7 +184,7 @@ def _run_of_night(batch: str, expected: Expected, runs: Mapping[str, ShownRun]) 
 
 def _strangers(expected: Expected, runs: Mapping[str, ShownRun], *, shared: bool) -> Iterator[Problem]:
     """Runs that nobody delivered; on a server that others use too, those that show something of ours."""
-    recorded = (*expected.nights.values(), *expected.trainings.values())
+    recorded = (*expected.nights.values(), *expected.trainings.values(), *expected.monitoring.values())
     known = expected.runs | {str(f["what"][0]) for f in recorded}
     for run_id, run in sorted(runs.items()):
         if run_id in known or _on_its_way(run, expected):

@@ -18,6 +18,11 @@ from medrec.volume import Volume, foreground, tilt_from_axial_deg
 
 VOXELS = 200_000  # of a volume that are looked at: more move no number that is kept
 DIGITS = 5
+# Numbers that a model's answer decides, by their name or its beginning: they change with its version.
+ANSWERS = (
+    *("finding", "inconclusive", "lesions", "volume ", "unclear outline", "networks disagree", "highest slice"),
+    *("positive slices", "slices called otherwise", "outlined ", "probability of "),
+)
 UNSURE = (0.25, 0.75)  # probabilities between them are no clear answer
 
 
@@ -43,6 +48,11 @@ class Observed:
     def digest(self) -> str:
         """SHA-256 of `to_json`."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+
+def is_answer(name: str) -> bool:
+    """Whether a number is of what a model said, and not of what came in."""
+    return name.startswith(ANSWERS)
 
 
 def of_case(case: AnyCase, files: Iterable[ScanFile]) -> Observed | None:

@@ -21,6 +21,8 @@ HEAD, RECORDS = "medrec.ledger_head", "medrec.ledger_records"
 ARTIFACTS = ("report.html", "report.json")
 VERSION = "medrec.registered_version"
 MODEL, CARD, CHAMPION, CHALLENGER = "medrec-", "medrec.card_sha256", "champion", "challenger"
+# The tag of the run in which a home shows what it watches; its value is the home's worker.
+MONITORING, MONITORING_NAME = "medrec.monitoring", "monitoring"
 # The tag of a training's run that names its card by digest; all tags of ours begin with OURS.
 TRAINED, OURS = "medrec.trained_card", "medrec."
 SHOWN_IMAGES = 50  # in a case's description

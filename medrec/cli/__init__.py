@@ -22,6 +22,7 @@ from medrec.cli import (
     reviewing,
     scans,
     training,
+    watching,
 )
 from medrec.cli.common import complain
 
@@ -50,6 +51,7 @@ app.command()(people.deidentify)
 app.command()(keeping.backup)
 app.command()(keeping.restore)
 app.command()(keeping.upgrade)
+app.command()(watching.monitor)
 for spoken in (archive.receive, archive.pull, archive.deliver, archive.recall, archive.match, archive.conformance):
     app.command()(spoken)
 for auditors in (auditing.verify, auditing.show, auditing.export, auditing.make_key, auditing.anchor):
