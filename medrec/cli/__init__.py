@@ -66,7 +66,7 @@ app.command()(training.retrain)
 models = typer.Typer(no_args_is_help=True, help="Versions of models: which there are, which is in force, who decided.")
 models.command("list")(training.show_models)
 models.command("show")(training.show_model)
-for decided in (training.promote, training.rollback, training.disable):
+for decided in (training.promote, training.rollback, training.disable, training.shadow):
     models.command()(decided)
 models.command("export")(training.export_bundle)
 models.command("import")(training.import_bundle)
