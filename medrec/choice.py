@@ -44,7 +44,7 @@ class Chosen:
 
 
 def choose(candidates: Sequence[Candidate], labelled: Sequence[Mapping[str, float]], count: int) -> tuple[Chosen, ...]:
-    """At most `count` cases of as many patients, the most telling first; `labelled` are features of what is labelled."""
+    """At most `count` cases of as many patients, the most telling first; `labelled` are features of what has labels."""
     left = sorted(candidates, key=lambda c: c.case)
     if not left:
         return ()

@@ -81,7 +81,7 @@ def test_one_broken_number_does_not_choose_for_all() -> None:
 
 def test_the_reason_names_the_features_that_differ() -> None:
     (far,) = choose([at("far", 9, 0), at("near", 0.1, 0)], [{"x": 0.0, "y": 0.0}, {"x": 0.2, "y": 0.1}], 1)
-    assert far.why == ("unlike what is labelled: x and y",)
+    assert far.why == ("unlike what is labelled: x",)
     assert choose([], [], 3) == ()
 
 
@@ -108,11 +108,9 @@ def cases(store: Store, count: int, **how: bool) -> list[int]:
     return [int(s.chosen.candidate.case, 16) for s in suggest(store, "tiny", count, **how).suggested]
 
 
-def test_a_locked_patient_is_suggested_to_who_labels_blind_only(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_locked_patient_is_suggested_to_who_labels_blind_only(store: Store) -> None:
     label(store, 1)
-    monkeypatch.setattr(
-        Store, "sides", lambda self: {"patient 8": Side.TEST, "patient 7": Side.APART, "patient 2": Side.TRAINING}
-    )
+    store.divide("tiny", {"patient 8": Side.TEST, "patient 7": Side.APART, "patient 2": Side.TRAINING}, "b", AT)
     open_to_all = cases(store, 20)
     assert sorted(open_to_all) == [2, 3, 4, 5, 6]
     assert sorted(cases(store, 20, blind=True)) == [2, 3, 4, 5, 6, 7, 8]
