@@ -27,6 +27,7 @@ from medrec.errors import ConfigError, DataError, MedrecError
 from medrec.home import Home
 from medrec.outputs import shadows
 from medrec.outputs.shadows import Pair
+from medrec.pictures import PictureCard
 from medrec.registry import Registry, Version
 from medrec.report import Status
 from medrec.store import CaseRow, ShadowRow, Store
@@ -61,7 +62,8 @@ def order(registry: Registry, store: Store, reference: str, nights: int, by: str
         raise DataError(f"{what} is disabled: {version.why_disabled}")
     if all(r.kind != "model eligible" for _, r in store.about(f"card {version.card}")):
         raise DataError(f"{what} did not pass its gate: only what might be promoted runs beside the champion")
-    registry.load(version.name, version.card)
+    if isinstance(registry.load(version.name, version.card).card, PictureCard):
+        raise DataError(f"{what} reads single images: only models of volumes run beside the champion so far")
     store.append(ORDERED, at, {"card": version.card, "model": version.name, "nights": nights, "by": by})
     return version
 

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -105,8 +106,12 @@ def standing(home: Home, store: Store, settings: Settings, now: datetime) -> Sta
 
 def _changed(store: Store, now: datetime) -> list[str]:
     """What the watch found lately."""
-    records = [r for _, r in store.of_kinds("drift found") if now - datetime.fromisoformat(r.at) <= LATELY]
-    return [f"changed, noticed {record.at[:10]}: {record.facts['text']}" for record in records[-SHOWN_CHANGES:]]
+    told = []
+    for _, record in store.of_kinds("drift found"):
+        with suppress(KeyError, ValueError):  # a spoilt record is for `audit verify` to name
+            if now - datetime.fromisoformat(record.at) <= LATELY:
+                told.append(f"changed, noticed {record.at[:10]}: {record.facts['text']}")
+    return told[-SHOWN_CHANGES:]
 
 
 def _overdue(settings: Settings, nights: tuple[NightLine, ...], running: bool, now: datetime) -> tuple[str, ...]:

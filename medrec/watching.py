@@ -8,6 +8,7 @@ told; who is told hears counts and words of ours; a check that cannot be made sa
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
@@ -75,7 +76,7 @@ def look(home: Home, store: Store, configuration: Configuration, now: datetime) 
     new = tuple(names.words(alarm) for alarm in panel.alarms)
     for alarm, words in zip(panel.alarms, new, strict=True):
         store.append(DRIFT, _iso(now), _facts(alarm, words))
-    every = tuple((record.at, str(record.facts["text"])) for _, record in store.of_kinds(DRIFT))
+    every = alarms(store)
     page = monitoring.page(panel, names.group, every, checked, _iso(now))
     problem = _shown(home, store, settings, _metrics(panel, len(every), checked), {PAGE: page})
     checked |= {"MLflow": (problem,)} if problem else {}
@@ -93,14 +94,24 @@ def look(home: Home, store: Store, configuration: Configuration, now: datetime) 
     )
 
 
+def alarms(store: Store) -> tuple[tuple[str, str], ...]:
+    """When something was found to have changed, and what, oldest first."""
+    found = []
+    for _, record in store.of_kinds(DRIFT):
+        with suppress(KeyError, ValueError):
+            found.append((record.at, str(record.facts["text"])))
+    return tuple(found)
+
+
 def watched(home: Home, store: Store, rules: Monitoring) -> Panel:
     """How everything stands; what is on record as an alarm already begins anew after it."""
     original = Renamed.load(home.root, home.key).original
     since: dict[Stream, int] = {}
     for _, record in store.of_kinds(DRIFT):
-        facts = record.facts
-        group = Group(*(str(facts[name]) for name in Group._fields))
-        since[Stream(group, str(facts["feature"]))] = int(str(facts["number"]))
+        with suppress(KeyError, ValueError):  # a spoilt record is for `audit verify` to name
+            facts = record.facts
+            group = Group(*(str(facts[name]) for name in Group._fields))
+            since[Stream(group, str(facts["feature"]))] = int(str(facts["number"]))
     wanted = Rules(rules.reference, rules.false_alarms_a_year, rules.studies_a_year)
     return watch(_seen(store.observed(), original), wanted, since)
 

@@ -15,6 +15,7 @@ from conftest import a_night, copy_home
 from tiny import ready_home, tiny_configuration, tiny_studies
 from typer.testing import CliRunner
 
+import flows
 from medrec import privacy, shadow, verification
 from medrec.beside import Wanted
 from medrec.cli import app
@@ -22,6 +23,7 @@ from medrec.config import CardFiles, Configuration
 from medrec.errors import DataError
 from medrec.home import Home, sha256_of
 from medrec.models import networks, preprocessing, weights
+from medrec.night import Night, Request
 from medrec.outputs.shadows import Pair, sentences
 from medrec.prediction import ModelCard
 from medrec.registry import Registry
@@ -242,3 +244,23 @@ def test_sentences_of_pairs_with_known_differences() -> None:
     # Wilson 1927, as in Newcombe 1998, Statistics in Medicine 17, table I, method 3: 81 of 263.
     assert (round(share(81, 263).low, 4), round(share(81, 263).high, 4)) == (0.2553, 0.3662)
     assert np.isclose(share(0, 20).low, 0)
+
+
+def test_a_whole_night_by_its_flow_ends_with_the_challenger_beside_it(
+    finished: tuple[Path, Configuration, str], home: Home, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, own, _ = finished
+    monkeypatch.setattr(flows, "embedded", lambda home: None)
+    monkeypatch.setattr(flows, "_lead", lambda night, server, progress: flows.without_prefect(night, progress))
+    monkeypatch.setattr(Night, "prove", lambda self: None)
+    ordered(home, store, own, card := challenger(home, own, bias=None))
+    tiny_studies(tmp_path / "in", 2, first=7)
+    summary = flows.run_nightly(Request(tmp_path / "in", home, own), lambda *_: None)
+    assert (summary.exit_code, summary.warnings) == (0, ())
+    assert {row.batch for row in store.shadows(card)} == {summary.batch}
+    assert len(store.shadows()) == 2
+    ordered(home, store, own, card, 0)
+    monkeypatch.setattr(shadow, "orders", lambda *_: 1 / 0)
+    summary = flows.run_nightly(Request(tmp_path / "in", home, own), lambda *_: None)
+    assert summary.warnings == ("shadow: internal error (ZeroDivisionError)",)
+    assert summary.exit_code == 0
