@@ -18,6 +18,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from flows import run_nightly, run_retrain
+from flows.monitor import looked
 from flows.sharded import shard
 from medrec import backfill as backfilling
 from medrec import config as configurations
@@ -28,7 +29,7 @@ from medrec.config import Configuration, Settings
 from medrec.errors import AlreadyRunningError, MedrecError
 from medrec.home import Home
 from medrec.night import Request
-from medrec.schedule import Retraining, Schedule
+from medrec.schedule import Monitoring, Retraining, Schedule
 from medrec.store import Store
 
 BY = "schedule"  # who asked for a retraining that nobody asked for by hand
@@ -40,7 +41,7 @@ class Deployment:
     """A flow that Prefect knows; `schedule` says by which of the settings it starts by itself, None is never."""
 
     flow: "Flow[..., Any]"
-    schedule: Callable[[Settings], Schedule | Retraining | None]
+    schedule: Callable[[Settings], Schedule | Retraining | Monitoring | None]
 
 
 def home() -> Home:
@@ -106,9 +107,19 @@ def _retrained(name: str, new_labels: int, configuration: Configuration) -> str:
     return f"{name}: {outcome.status}"
 
 
+@flow(name="monitor", validate_parameters=False)
+def monitor() -> "State[None]":
+    """Whether anything changed, and whether all that is checked holds."""
+    try:
+        return looked(home(), configurations.load(configuration_folder()))
+    except MedrecError as error:
+        return _failed(error)
+
+
 DEPLOYMENTS: dict[str, Deployment] = {
     "nightly": Deployment(night, lambda settings: settings.schedule),
     "retrain": Deployment(retrain, lambda settings: settings.retraining),
+    "monitor": Deployment(monitor, lambda settings: settings.monitoring),
     "backfill": Deployment(backfill, lambda settings: None),
     "shard": Deployment(shard, lambda settings: None),
 }

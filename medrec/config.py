@@ -19,7 +19,7 @@ from medrec.fields import Sha256, mistakes
 from medrec.peers import Destination, Intake, Peer, unknown_peers
 from medrec.pictures import Card, PictureCard
 from medrec.prediction import Frozen, ModelCard, Name
-from medrec.schedule import Backfill, Notify, Retraining, Schedule, Workers
+from medrec.schedule import Backfill, Monitoring, Notify, Retraining, Schedule, Shadow, Workers
 
 PACKAGE = Path(__file__).parent
 PACKAGED_WEIGHTS = PACKAGE / "models" / "weights"
@@ -67,6 +67,9 @@ class Settings(Frozen):
     # When medrec serve begins nights; who is told when one goes wrong; how much a backfill may do at once.
     schedule: Schedule | None = None
     retraining: Retraining | None = None
+    monitoring: Monitoring = Monitoring()
+    # A challenger that runs beside the champion, and whose answers go nowhere.
+    shadow: Shadow | None = None
     notify: Notify = Notify()
     backfill: Backfill = Backfill()
     workers: Workers = Workers()

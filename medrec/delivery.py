@@ -27,6 +27,7 @@ from medrec.worklist import Reviews
 
 # Longer than MLflow ever takes for one report; a worker that died keeps an entry from other homes for as long.
 LEASE = timedelta(minutes=10)
+MONITORED = "monitoring delivered"
 REGISTERED, TRAINING, VERSIONS = "models registered", "training delivered", ("model trained", "model imported")
 
 
@@ -113,6 +114,23 @@ def deliver_training(store: Store, tracker: Tracker, model: CardFiles, home: Hom
     if told != next((r.facts for r in reversed(records) if r.kind == TRAINING), None):
         _registered(store, tracker, [registered.facts()])
         store.append(TRAINING, _iso(datetime.now(UTC)), told)
+    return run.run_id
+
+
+def deliver_monitoring(store: Store, tracker: Tracker, metrics: Mapping[str, float], pages: Mapping[str, str]) -> str:
+    """Show metrics and pages (by file name) in the home's monitoring run, with a record; returns the run.
+
+    Any part of medrec may add its own: what others showed there stays. Raises WorldError.
+    """
+    run = tracker.log_monitoring(metrics, pages)
+    told = {
+        "to": "mlflow",
+        "what": [run.run_id],
+        "name": run.name,
+        "shown": run.told(),
+        "files": tracker.artifacts(run),
+    }
+    store.append(MONITORED, _iso(datetime.now(UTC)), told)
     return run.run_id
 
 

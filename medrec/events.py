@@ -40,8 +40,10 @@ MATCHED = "lesions matched"
 LABEL = "label"
 # facts["summary"] is the digest of a night's summary, which changes when a patient is erased or the key is rotated.
 NIGHT_FINISHED, NIGHT_REWRITTEN = "night finished", "night rewritten"
+# What the version facts["card"] said of a study, beside facts["beside"] that is in force: `said` is keyed.
+SHADOWED = "shadow compared"
 # Only the store's own transactions write these, together with the rows that they are about.
-WITH_ROWS = CASE_KINDS | {SUPERSEDED, ERASED, LABEL, NIGHT_FINISHED, NIGHT_REWRITTEN}
+WITH_ROWS = CASE_KINDS | {SUPERSEDED, ERASED, LABEL, NIGHT_FINISHED, NIGHT_REWRITTEN, SHADOWED}
 
 # What a fact is called as a subject, where that is another word.
 NOUNS = {"cases": "case", "by": "case", "cards": "card", "batches": "batch", "same_case": "case"}
@@ -92,6 +94,19 @@ KINDS: Mapping[str, Kind] = {
     ),
     # `card` goes; the record also says `to` which one comes back in its place, and `why`.
     "model rolled back": Kind(("card", "by"), ("card",), after=frozenset({"model promoted"})),
+    # `card` runs beside the champion for `nights` nights; ended early when `nights` is 0.
+    "shadow ordered": Kind(
+        ("card", "nights", "by"),
+        ("card",),
+        after=frozenset({"model eligible"}),
+        never_after=frozenset({"model disabled"}),
+    ),
+    SHADOWED: Kind(("card", "beside", "batch", "study", "said"), ("card",)),
+    "shadow failed": Kind(("card", "batch", "studies", "why"), ("card",)),
+    # Of a model's studies at a site, by a scanner, something changed: `number` is of the record that raised it.
+    "drift found": Kind(("model", "site", "scanner", "feature", "number", "text"), ("model",)),
+    # What a monitoring run shows in MLflow: `shown` and `files` are digests by name.
+    "monitoring delivered": Kind(("to", "what", "name", "shown", "files"), ("to",)),
     "model disabled": Kind(("card", "by", "why"), ("card",)),
     "configuration changed": Kind(("configuration",), ("configuration",)),
     # `how` is the command; `found` says whether there was such a person.

@@ -61,7 +61,7 @@ class Expected:
     delivered one, `summaries` what it says now; `open_nights` those that it need not show yet, with whether they ended;
     `waiting` cases that are still to be delivered; `models` what was registered, by name and version; `aliases` the
     version that bears one, by name and alias; `trainings` the record of each delivered one by card, `untold` the cards
-    whose record is to come.
+    whose record is to come; `monitoring` the last record of each monitoring run.
     """
 
     cases: Mapping[str, Delivered] = field(default_factory=dict)
@@ -74,6 +74,7 @@ class Expected:
     aliases: Mapping[tuple[str, str], str] = field(default_factory=dict)
     trainings: Mapping[str, Facts] = field(default_factory=dict)
     untold: frozenset[str] = frozenset()
+    monitoring: Mapping[str, Facts] = field(default_factory=dict)
 
 
 def check(expected: Expected, tracker: Tracker) -> Iterator[Problem]:
@@ -102,11 +103,13 @@ def check(expected: Expected, tracker: Tracker) -> Iterator[Problem]:
 
 
 def _recorded(expected: Expected) -> Iterator[tuple[str, Facts, Callable[[Facts, ShownRun, Tracker], Iterator[str]]]]:
-    """Nights and trainings: what each is called, its record, and how its run is held against that."""
+    """Nights, trainings and what is watched: what each is called, its record, and how its run is held against that."""
     for batch, facts in sorted(expected.nights.items()):
         yield f"night {batch}", facts, partial(_of_night, expected.summaries.get(batch, ""))
     for card, facts in sorted(expected.trainings.items()):
         yield f"model {card[:12]}…", facts, _of_training
+    for facts in expected.monitoring.values():
+        yield "what is watched", facts, _of_training
 
 
 def anchors(tracker: Tracker) -> dict[str, tuple[int, str]]:
@@ -201,7 +204,7 @@ def _run_of_night(batch: str, expected: Expected, runs: Mapping[str, ShownRun]) 
 
 def _strangers(expected: Expected, runs: Mapping[str, ShownRun], *, shared: bool) -> Iterator[Problem]:
     """Runs that nobody delivered; on a server that others use too, those that show something of ours."""
-    recorded = (*expected.nights.values(), *expected.trainings.values())
+    recorded = (*expected.nights.values(), *expected.trainings.values(), *expected.monitoring.values())
     known = expected.runs | {str(f["what"][0]) for f in recorded}
     for run_id, run in sorted(runs.items()):
         if run_id in known or _on_its_way(run, expected):

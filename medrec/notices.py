@@ -4,7 +4,7 @@ Owns `Notice`. Pure but for `send`. Invariant: counts, times and words of ours; 
 could quote a header.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -54,6 +54,21 @@ def of_silence(schedule: Schedule | None, newest: str | None, now: datetime) -> 
     if now - seen <= timedelta(days=schedule.quiet_days):
         return ()
     return (Notice("no studies", f"no new study arrived since {seen:%Y-%m-%d %H:%M} UTC"),)
+
+
+def of_drift(changed: Mapping[str, int]) -> tuple[Notice, ...]:
+    """What there is to tell of numbers that changed; how many of each model."""
+    if not changed:
+        return ()
+    which = ", ".join(f"{count} of {model}" for model, count in sorted(changed.items()))
+    return (
+        Notice("drift found", f"numbers changed that are watched: {which}; the monitoring run in MLflow says which"),
+    )
+
+
+def of_check(name: str, count: int) -> Notice:
+    """That a check found something; what it is stays in the house."""
+    return Notice("check failed", f"the check {name!r} has {count} to look at; medrec monitor says what")
 
 
 def send(notify: Notify, batch: str | None, notices: Iterable[Notice]) -> str:

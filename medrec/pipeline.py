@@ -13,7 +13,7 @@ from typing import cast
 
 import numpy as np
 
-from medrec import __version__, burned, environment, findings, pictured, priors, report, stages, writing
+from medrec import __version__, burned, environment, findings, observed, pictured, priors, report, stages, writing
 from medrec.config import Configuration
 from medrec.contrast import fluid_is_dark, proved
 from medrec.dicom import Archive
@@ -143,7 +143,7 @@ def finish(
     digests = writing.report(case, setting.home)
     if archive is not None and isinstance(case, Case) and isinstance(planned.routed, Routed):
         digests |= writing.returned(case, planned.routed.inputs, archive, setting.home, setting.store)
-    kept = writing.keep(planned.model, setting.home)
+    copies = writing.keep(planned.model, setting.home)
     row = CaseRow(
         case=planned.case,
         study=planned.study.study,
@@ -173,13 +173,13 @@ def finish(
         "device": case.report.device,
         "threads": setting.threads,
         "stages": stages.digests(case),
-        "files": digests | kept,
+        "files": digests | copies,
     }
     setting.store.remember_study(row.study, row.patient, case.report.created, planned.study.patients)
     if (prior := case.report.prior) is not None and prior.case:
         facts["prior"] = prior.case
-    same = priors.same_lesions(prior)
-    setting.store.finish(row, facts, case.report.created, setting.original, same)
+    same, kept = priors.same_lesions(prior), observed.of_case(case, planned.routed.files)
+    setting.store.finish(row, facts, case.report.created, setting.original, same, kept)
     stored = setting.store.case(row.case)
     assert stored is not None
     return Finished(stored, case.report.refused_inputs)

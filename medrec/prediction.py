@@ -387,7 +387,8 @@ class Prediction:
     probability (i, j, k) float32 in 0..1; mask (i, j, k) bool; slice_probability (k,) float32 in 0..1 from the
     classifier, a network of its own, or None where the card has none. `positive` is the probability of the card's
     positive class for the whole study, None where the card tells none. `device` says what computed it where that is not
-    what was asked for: memory ran out.
+    what was asked for: memory ran out. `agreement` is the least Dice between the outlines of two networks, None where
+    there are fewer.
     """
 
     probability: npt.NDArray[np.float32]
@@ -395,6 +396,7 @@ class Prediction:
     slice_probability: npt.NDArray[np.float32] | None
     device: str = ""
     positive: float | None = None
+    agreement: float | None = None
 
     def __post_init__(self) -> None:
         for values in (self.probability, self.slice_probability, self.positive):

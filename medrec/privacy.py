@@ -146,7 +146,7 @@ def _scrub(home: Home) -> None:
 
 def _forget_files(home: Home) -> None:
     """What earlier nights found in which file: costs the next night time only, and names pseudonyms and digests."""
-    for path in home.index.glob("*.jsonl"):
+    for path in home.index.rglob("*.jsonl"):
         path.unlink()
 
 

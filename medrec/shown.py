@@ -24,6 +24,8 @@ ARTIFACTS = ("report.html", "report.json")
 SUMMARY = "batch.json"  # a night's
 VERSION = "medrec.registered_version"
 MODEL, CARD, CHAMPION, CHALLENGER = "medrec-", "medrec.card_sha256", "champion", "challenger"
+# The tag of the run in which a home shows what it watches; its value is the home's worker.
+MONITORING, MONITORING_NAME = "medrec.monitoring", "monitoring"
 # The tag of a training's run that names its card by digest; all tags of ours begin with OURS.
 TRAINED, OURS = "medrec.trained_card", "medrec."
 PRIOR = "medrec.prior"  # the case of the earlier study that one was held against

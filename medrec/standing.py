@@ -7,8 +7,9 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from medrec import delivery, notices
@@ -18,6 +19,7 @@ from medrec.report import Status
 from medrec.store import BatchRow, Store
 
 NIGHTS = 5
+LATELY, SHOWN_CHANGES = timedelta(days=14), 10  # of what the watch found
 DISK_SHARE = 0.05  # less than this share of the disk free, or
 DISK_BYTES = 5 * 2**30  # less than a few nights' reports
 
@@ -74,6 +76,7 @@ def standing(home: Home, store: Store, settings: Settings, now: datetime) -> Sta
     disk = shutil.disk_usage(home.root)
     silence = notices.of_silence(settings.schedule, newest, now)
     warnings = [notice.text for notice in silence]
+    warnings += _changed(store, now)
     if failed:
         warnings.append(f"{len(failed)} studies failed for a reason of ours; the next night tries them again")
     if disk.free < min(DISK_BYTES, DISK_SHARE * disk.total):
@@ -99,6 +102,16 @@ def standing(home: Home, store: Store, settings: Settings, now: datetime) -> Sta
         disk_free_bytes=disk.free,
         disk_bytes=disk.total,
     )
+
+
+def _changed(store: Store, now: datetime) -> list[str]:
+    """What the watch found lately."""
+    told = []
+    for _, record in store.of_kinds("drift found"):
+        with suppress(KeyError, ValueError):  # a spoilt record is for `audit verify` to name
+            if now - datetime.fromisoformat(record.at) <= LATELY:
+                told.append(f"changed, noticed {record.at[:10]}: {record.facts['text']}")
+    return told[-SHOWN_CHANGES:]
 
 
 def _overdue(settings: Settings, nights: tuple[NightLine, ...], running: bool, now: datetime) -> tuple[str, ...]:

@@ -44,6 +44,14 @@ def mean(values: Sequence[float], statistic: Callable[..., float] = np.mean, see
     return Interval(float(statistic(data)), float(low), float(high))
 
 
+def share(count: int, of: int) -> Interval:
+    """A share with Wilson's interval, which holds for rare things and few trials."""
+    from scipy import stats
+
+    interval = stats.binomtest(count, of).proportion_ci(CONFIDENCE, "wilson")
+    return Interval(count / of, float(interval.low), float(interval.high))
+
+
 def mean_of_images(
     values: Sequence[float], patients: Sequence[str], statistic: Callable[..., float] = np.mean, seed: int = 0
 ) -> Interval:

@@ -34,6 +34,8 @@ from medrec.shown import (
     CHAMPION,
     HEAD,
     MODEL,
+    MONITORING,
+    MONITORING_NAME,
     NOTE,
     PARENT,
     RECORDS,
@@ -250,6 +252,20 @@ class Tracker:
             self._client.set_registered_model_alias(version.name, CHALLENGER, version.version)
             aliases = self._client.get_registered_model(version.name).aliases
             return _shown(self._client.get_run(run_id)), _registered(version, aliases)
+
+    def log_monitoring(self, metrics: Mapping[str, float], pages: Mapping[str, str]) -> ShownRun:
+        """The home's monitoring run with these metrics as of now, and these pages by file name; others stay."""
+        with _MlflowAway():
+            tags = {MONITORING: self.worker, WORKER: self.worker}
+            found = self._search(f"tags.`{MONITORING}` = '{self.worker}'")
+            run = found[0] if found else self._client.create_run(self._experiment, None, tags, MONITORING_NAME)
+            run_id: str = run.info.run_id
+            now_ms = int(time.time() * 1000)
+            self._client.log_batch(run_id, [Metric(k, float(v), now_ms, 0) for k, v in metrics.items()], (), ())
+            for name, text in pages.items():
+                self._client.log_text(run_id, text, name)
+            self._client.set_terminated(run_id)
+            return _shown(self._client.get_run(run_id))
 
     def _version(self, model: CardFiles, run_id: str | None = None) -> Any:
         """The registered version of a card; made when there is none."""

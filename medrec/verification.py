@@ -14,7 +14,7 @@ from typing import Any, ParamSpec, cast
 
 from medrec import dispatch, labels, mirror
 from medrec.audit import AuditRecord, Problem
-from medrec.delivery import TRAINING, VERSIONS
+from medrec.delivery import MONITORED, TRAINING, VERSIONS
 from medrec.dicom.renaming import Renamed
 from medrec.errors import ConfigError, DataError, WeightsError, WorldError
 from medrec.events import CASE_KINDS, ERASED, KINDS, PRUNED, missing
@@ -54,7 +54,7 @@ def verify(home: Home, store: Store, since: int = 0) -> Iterator[Problem]:
         return _digest(home.root / relative)
 
     yield from store.verify(digest, renamed.original, since)
-    yield from store.contradictions()
+    yield from store.contradictions(renamed.original)
     yield from _keys(home, store, digest)
     told = _Told.of(store)
     known = {row.case for row in store.cases()}
@@ -173,7 +173,7 @@ def verify_mlflow(home: Home, store: Store, experiment: str) -> Iterator[Problem
             yield Problem(f"case {row.case[:12]}…", "the store names another MLflow run for it than the ledger")
         elif row.mlflow_run_id is None and row.case not in waiting and row.case not in told.pruned:
             yield Problem(f"case {row.case[:12]}…", "it neither was delivered to MLflow nor waits for it")
-    if not (expected.cases or expected.nights or expected.trainings):
+    if not (expected.cases or expected.nights or expected.trainings or expected.monitoring):
         return
     if not home.mlflow_database.is_file() and not Tracker.is_elsewhere():
         yield Problem("MLflow", "its database is gone; the next night fills it again")
@@ -218,6 +218,7 @@ class _Told:
     models: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     aliases: dict[tuple[str, str], str] = field(default_factory=dict)
     trainings: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    monitoring: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     versions: set[str] = field(default_factory=set)
     written: set[str] = field(default_factory=set)
     pruned: set[str] = field(default_factory=set)
@@ -249,7 +250,7 @@ class _Told:
             self.nights[facts["batch"]] = facts
         elif kind == "models registered":
             if facts["fresh"]:
-                for shown in (self.models, self.aliases, self.trainings):
+                for shown in (self.models, self.aliases, self.trainings, self.monitoring):
                     shown.clear()
             for model in facts["models"]:
                 self.models[model["card"]] = model
@@ -258,6 +259,8 @@ class _Told:
             self.versions.add(facts["card"])
         elif kind == TRAINING:
             self.trainings[facts["card"]] = facts
+        elif kind == MONITORED:
+            self.monitoring[str(facts["what"][0])] = facts
         elif kind in (ERASED, PRUNED):
             self.pruned |= set(facts["cases"])
             self.cleared |= set(facts.get("files", ()))
@@ -277,6 +280,7 @@ class _Told:
             aliases=self.aliases,
             trainings=self.trainings,
             untold=frozenset(self.versions - self.trainings.keys()),
+            monitoring=self.monitoring,
         )
 
     def cases(self, home: Home, store: Store) -> dict[str, Delivered]:

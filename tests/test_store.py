@@ -912,7 +912,7 @@ def test_a_store_of_the_first_schema_is_brought_up_to_this_one_with_its_records(
                 *("DROP TABLE sides", "DROP TABLE labels", "DROP TABLE known"),
                 *("DROP TABLE deliveries", "DROP TABLE accepted", "DROP TABLE recalled"),
                 *("DROP TABLE ledger_subjects", "DROP TABLE salts", "DROP TABLE erased", "DROP TABLE study_patients"),
-                "DROP TABLE claims",
+                *("DROP TABLE claims", "DROP TABLE observed", "DROP TABLE shadows"),
                 *("ALTER TABLE outbox DROP COLUMN leased_by", "ALTER TABLE outbox DROP COLUMN leased_until"),
                 *("ALTER TABLE batches DROP COLUMN mlflow_run_id", "UPDATE medrec_schema SET version_num = '0001'"),
             ):

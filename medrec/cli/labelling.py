@@ -137,6 +137,50 @@ def show(
         say(f"{name}: {count} in force, {what}, {kind}")
 
 
+def suggest(
+    count: Annotated[int, typer.Argument(metavar="N", help="How many.", min=1)],
+    card: Annotated[
+        str | None, typer.Option("--card", help="For which model; needed where several have cases.")
+    ] = None,
+    blind: Annotated[
+        bool, typer.Option("--blind", help="Also locked patients: for who labels without sight of a model's answer.")
+    ] = False,
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> None:
+    """What to label next: where networks disagree, and what is unlike all that is labelled; one of a patient."""
+    from medrec.labels.suggesting import suggest
+
+    _, store = open_store(home)
+    with store:
+        found = suggest(store, card or _only_model(store), count, blind=blind)
+    if json:
+        from dataclasses import asdict
+        from json import dumps
+
+        typer.echo(dumps(asdict(found), indent=1))
+        return
+    rows = [
+        [s.chosen.candidate.case, s.study[:8], "locked: blind labels only" if s.locked else "", "; ".join(s.chosen.why)]
+        for s in found.suggested
+    ]
+    table(f"To label next for {found.card}", ("case", "study", "", "because"), rows)
+    say(
+        f"of {found.candidates} cases without a label; {found.labelled} are labelled; whose they are: medrec whois CASE"
+    )
+    if found.left_out:
+        say(f"{found.left_out} cases are from before numbers were kept of each, and left out")
+
+
+def _only_model(store: "Store") -> str:
+    from medrec.errors import ConfigError
+
+    models = sorted({row.model for row in store.cases() if row.model is not None})
+    if len(models) == 1:
+        return models[0]
+    raise ConfigError([f"--card: name one of {', '.join(models)}" if models else "--card: no model has a case here"])
+
+
 def _cards(wanted: list[str] | None, configured: "Configuration") -> "tuple[Card, ...]":
     from medrec import drafts
     from medrec.errors import ConfigError

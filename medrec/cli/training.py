@@ -67,17 +67,25 @@ def show_models(home: HomeOption = None, config: ConfigOption = None) -> None:
 
 
 def show_model(version: VersionArgument, home: HomeOption = None, config: ConfigOption = None) -> None:
-    """What is on record of a version, and what was measured of it."""
+    """What is on record of a version, what was measured of it, and how it differed beside the champion."""
     import json
+
+    from medrec import shadow
+    from medrec.outputs.shadows import sentences
 
     with _registry(home, config) as (registry, store):
         found = registry.find(version)
         say(f"{found.name} {found.version}, card {found.card}: {found.words}")
         say(f"licence: {found.licence}")
         for number, record in store.about(f"card {found.card}"):
+            if record.kind == shadow.COMPARED:
+                continue  # one for each study
             by, why = (record.facts.get(n) for n in ("by", "why"))
             said = (f" by {by}" if by else "") + (f": {why}" if why else "")
             say(f"record {number}, {record.at}: {record.kind}{said}")
+        if pairs := shadow.pairs(store, found.card):
+            for text in sentences(pairs):
+                say(f"beside the champion: {text}")
         kept = registry.load(found.name, found.card)
         for one in kept.card.measured:
             say(f"{one.what}: {one.value:g} [{one.low:g}, {one.high:g}] on {one.on}")
@@ -117,6 +125,21 @@ def disable(
     """The kill switch: nights refuse this version's studies by name, at once and for good."""
     with _registry(home, config) as (registry, _):
         _said("disabled", registry.disable(version, by, reason, _now()))
+
+
+def shadow(
+    version: VersionArgument,
+    by: ByOption,
+    nights: Annotated[int, typer.Option("--nights", min=0, max=365, help="For how many nights; 0 ends it.")] = 14,
+    home: HomeOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Run a version that passed its gate beside the champion; its answers go nowhere, how they differ is kept."""
+    from medrec import shadow as beside
+
+    with _registry(home, config) as (registry, store):
+        found = beside.order(registry, store, version, nights, by, _now())
+    _said(f"runs beside the champion for {nights} nights" if nights else "runs no more", found)
 
 
 def export_bundle(

@@ -12,6 +12,7 @@ import copy
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import combinations
 from pathlib import Path
 from typing import TypeVar
 
@@ -54,14 +55,16 @@ class TorchPredictor:
             probability = frame.back(torch.stack(maps).mean(0))
         else:
             probability = np.zeros(inputs[self.card.grid].voxels.shape, np.float32)
-        mask = probability > self.card.decision.voxel_threshold
+        threshold = self.card.decision.voxel_threshold
+        mask, agreement = probability > threshold, _agreement(maps, threshold)
         if scores is None:
-            return Prediction(probability, mask, None, how)
+            return Prediction(probability, mask, None, how, agreement=agreement)
         if self.card.tells_class:
             positive = tempered(float(scores[0]), self.card.decision.temperature)
-            return Prediction(probability, mask, None, how, positive)
+            return Prediction(probability, mask, None, how, positive, agreement)
         # The networks see slices from the feet up; the volume may count them the other way.
-        return Prediction(probability, mask, (scores.flip(0) if _reversed(frame) else scores).numpy(), how)
+        slices = (scores.flip(0) if _reversed(frame) else scores).numpy()
+        return Prediction(probability, mask, slices, how, agreement=agreement)
 
     def _on_the_ladder(self, stack: torch.Tensor) -> tuple[tuple[list[torch.Tensor], torch.Tensor | None], str]:
         """What the networks say, and how it was got where memory ran out ("" where it did not)."""
@@ -112,6 +115,13 @@ class TorchPredictor:
                     mirrored = network(x.flip(-1)).sigmoid().float()
                     said = (said + (mirrored.flip(-1) if mirrored.ndim > 2 else mirrored)) / 2
             yield said.cpu()
+
+
+def _agreement(maps: Sequence[torch.Tensor], threshold: float) -> float | None:
+    """The least Dice between the outlines of two networks, on their own grid; two empty ones agree."""
+    masks = [m > threshold for m in maps]
+    pairs = [(int((a & b).sum()), int(a.sum()) + int(b.sum())) for a, b in combinations(masks, 2)]
+    return min((2 * both / total if total else 1.0 for both, total in pairs), default=None)
 
 
 def _placed(network: nn.Module, device: str, running: Running) -> nn.Module:

@@ -1,8 +1,8 @@
 """What is left of a case: one file per writer, each named here and nowhere else.
 
 A writer gets a finished case and a folder, and writes exactly the file or folder of its name (mask, coarse image,
-visit and thumbnail are left out where nothing was analysed). Invariants: the same case gives the same bytes, so that the
-ledger's digests can be checked by writing again; writers know neither each other nor the clock; nothing that
+visit and thumbnail are left out where nothing was analysed). Invariants: the same case gives the same bytes, so that
+the ledger's digests can be checked by writing again; writers know neither each other nor the clock; nothing that
 identifies a patient reaches them.
 """
 

@@ -25,6 +25,7 @@ from medrec.store.matches import Lesion, Matches
 from medrec.store.outbox import Outbox
 from medrec.store.privacy import Privacy
 from medrec.store.rows import BatchRow, CaseRow, OutboxRow
+from medrec.store.watched import SeenCase, ShadowRow
 
 __all__ = [
     "BatchRow",
@@ -35,6 +36,8 @@ __all__ = [
     "Lesion",
     "Origin",
     "OutboxRow",
+    "SeenCase",
+    "ShadowRow",
     "State",
     "Store",
 ]

@@ -1,6 +1,6 @@
 """Rows that repeat what the ledger says, held against it: nights, acceptances, deliveries, sides, labels, subjects."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
@@ -22,16 +22,20 @@ from medrec.store.tables import (
     SIDES,
     STUDIES,
 )
+from medrec.store.watched import Watched
 
 Row = tuple[str, ...]
 SEALED_OF_LABEL = ("card", "what", "origin", "by", "content", "source", "pixels")
 
 
-class Consistency(Labelled):
+class Consistency(Labelled, Watched):
     """What the store's rows say otherwise than its ledger; cases are for `Ledger.verify`."""
 
-    def contradictions(self) -> Iterator[Problem]:
-        """Every row that no record tells of, and every record whose row is gone or changed."""
+    def contradictions(self, original: Callable[[str], str] = str) -> Iterator[Problem]:
+        """Every row that no record tells of, and every record whose row is gone or changed.
+
+        `original` gives the pseudonym that something had before the key was rotated.
+        """
         told = _Told.of(self.ledger())
         yield from self._nights(told)
         c = ACCEPTED.c
@@ -45,6 +49,7 @@ class Consistency(Labelled):
             yield Problem("erased patients", f"the store names {erased}, the ledger {told.erasures}")
         yield from self._sides(told)
         yield from self._labels(told)
+        yield from self.unlike(told.observed, told.shadowed, original)
         joined = sa.select(CASES.c.case).join(STUDIES, CASES.c.study == STUDIES.c.study)
         for row in self._rows(joined.where(CASES.c.patient != STUDIES.c.patient)):
             yield Problem(f"case {str(row[0])[:12]}…", "its study is another patient's in the store")
@@ -113,6 +118,8 @@ class _Told:
     sides: dict[str, str] = field(default_factory=dict)
     labels: dict[str, dict[str, object]] = field(default_factory=dict)
     superseding: dict[str, str] = field(default_factory=dict)
+    observed: dict[str, object] = field(default_factory=dict)
+    shadowed: dict[int, dict[str, object]] = field(default_factory=dict)
     erasures: int = 0
 
     @classmethod
@@ -126,10 +133,10 @@ class _Told:
                 continue
             told.subjects |= {(number, subject, kind) for subject in events.subjects(kind, facts)}
             if record.holds and kind in events.KINDS and not events.missing(kind, facts):
-                told.add(kind, facts, record.at)
+                told.add(kind, facts, record.at, number)
         return told
 
-    def add(self, kind: str, facts: dict[str, object], at: str) -> None:
+    def add(self, kind: str, facts: dict[str, object], at: str, number: int) -> None:
         """Take up one record."""
         case, batch = str(facts.get("case")), str(facts.get("batch"))
         if kind == events.NIGHT_FINISHED:
@@ -148,6 +155,10 @@ class _Told:
             self.labels[str(facts["label"])] = facts
             if facts.get("supersedes"):
                 self.superseding[str(facts["supersedes"])] = str(facts["label"])
+        elif kind in events.CASE_KINDS and "observed" in facts:
+            self.observed[case] = facts["observed"]
+        elif kind == events.SHADOWED:
+            self.shadowed[number] = facts
         elif kind == events.ERASED:
             self.erasures += 1
             own = facts.get("labels")
@@ -156,6 +167,10 @@ class _Told:
             gone = set(facts["cases"]) if isinstance(facts["cases"], list) else set()
             self.accepted = {row for row in self.accepted if row[0] not in gone}
             self.recalled = {row for row in self.recalled if row[0] not in gone}
+            self.observed = {case: digest for case, digest in self.observed.items() if case not in gone}
+            shadows = facts.get("shadows")
+            for record in shadows if isinstance(shadows, list) else ():
+                self.shadowed.pop(record, None)
 
 
 def _compared(what: str, told: set[Row], rows: set[Row]) -> Iterator[Problem]:

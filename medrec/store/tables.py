@@ -83,6 +83,31 @@ CASES = sa.Table(
     sa.Index("cases_by_study", "study", "model"),
     sa.Index("cases_by_batch", "batch"),
 )
+# What is kept of a case in a few numbers (`medrec.observed`, JSON): for the watch, and for what to label next.
+OBSERVED = sa.Table(
+    "observed",
+    META,
+    sa.Column("case", sa.Text, sa.ForeignKey("cases.case"), primary_key=True),
+    sa.Column("site", sa.Text, nullable=False),
+    sa.Column("device", sa.Text, nullable=False),
+    sa.Column("scanner", sa.Text, nullable=False),
+    sa.Column("numbers", sa.Text, nullable=False),
+)
+# What a challenger said beside the champion of one study (`medrec.shadow`, JSON): it leaves the store for nowhere.
+SHADOWS = sa.Table(
+    "shadows",
+    META,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("study", sa.Text, sa.ForeignKey("studies.study"), nullable=False),
+    sa.Column("patient", sa.Text, nullable=False),
+    sa.Column("card", sa.Text, nullable=False),
+    sa.Column("beside", sa.Text, nullable=False),
+    sa.Column("batch", sa.Text, nullable=False),
+    sa.Column("at", sa.Text, nullable=False),
+    sa.Column("facts", sa.Text, nullable=False),
+    sa.Column("seq", sa.Integer, sa.ForeignKey("ledger.seq"), nullable=False),
+    sa.Index("shadows_by_card", "card"),
+)
 OUTBOX = sa.Table(
     "outbox",
     META,
