@@ -12,6 +12,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
+from medrec import agreement
 from medrec.audit import AuditRecord
 from medrec.config import CardFiles
 from medrec.errors import WeightsError, WorldError
@@ -25,6 +26,7 @@ from medrec.tracking import Delivery, Tracker
 # Longer than MLflow ever takes for one report; a worker that died keeps an entry from other homes for as long.
 LEASE = timedelta(minutes=10)
 SHOWN = 200  # cases in a night's description
+MONITORING = "monitoring delivered"
 REGISTERED, TRAINING, VERSIONS = "models registered", "training delivered", ("model trained", "model imported")
 
 
@@ -127,6 +129,29 @@ def deliver_trainings(store: Store, tracker: Tracker, home: Home) -> None:
         with suppress(WeightsError):  # its files are gone: `audit verify` says so
             kept = registry.load(wanted[digest], digest)
             deliver_training(store, tracker, CardFiles(kept.card, kept.weights), home)
+
+
+def deliver_agreement(store: Store, tracker: Tracker) -> None:
+    """Show in MLflow's run called monitoring how often reviewers agree with the models. Raises WorldError."""
+    found = agreement.points(agreement.agreement(store))
+    if found:
+        deliver_monitoring(store, tracker, agreement.PART, found)
+
+
+def deliver_monitoring(store: Store, tracker: Tracker, part: str, points: agreement.Points) -> None:
+    """Add a part's metrics to the run called monitoring, and put on record what it shows; their names begin with it.
+
+    Raises WorldError when MLflow cannot take them.
+    """
+    told = [r.facts for _, r in store.about(f"part {part}")]
+    digest = _sha256(json.dumps({name: list(values) for name, values in sorted(points.items())}))
+    here = tracker.monitoring()
+    if here is not None and told and (told[-1]["points"], told[-1]["what"]) == (digest, [here.run_id]):
+        return
+    run = tracker.log_monitoring(points)
+    shown = {name: _sha256(str(value)) for name, value in run.metrics.items() if name.startswith(f"{part}.")}
+    facts: dict[str, object] = {"part": part, "to": "mlflow", "what": [run.run_id], "shown": shown, "points": digest}
+    store.append(MONITORING, _iso(datetime.now(UTC)), facts)
 
 
 def _registered(store: Store, tracker: Tracker, models: list[dict[str, object]]) -> None:

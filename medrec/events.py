@@ -37,10 +37,14 @@ PRUNED = "files pruned"
 DIVIDED, PATIENT = "patients divided", "patient"
 # facts["label"] was given to an image of facts["study"] (keyed); `what` is "mask" or "class", `origin` how it was made.
 LABEL = "label"
+# facts["request"] asks for a label of the study of facts["case"], "blind" or "any" (`wants`); `why` in words of ours.
+WANTED = "label wanted"
+# An answer that anybody may have typed; what it says is keyed with the patient's salt, since it may hold a name.
+CLAIMED = "review claimed"
 # facts["summary"] is the digest of a night's summary, which changes when a patient is erased or the key is rotated.
 NIGHT_FINISHED, NIGHT_REWRITTEN = "night finished", "night rewritten"
 # Only the store's own transactions write these, together with the rows that they are about.
-WITH_ROWS = CASE_KINDS | {SUPERSEDED, ERASED, LABEL, NIGHT_FINISHED, NIGHT_REWRITTEN}
+WITH_ROWS = CASE_KINDS | {SUPERSEDED, ERASED, LABEL, WANTED, CLAIMED, NIGHT_FINISHED, NIGHT_REWRITTEN}
 
 # What a fact is called as a subject, where that is another word.
 NOUNS = {"cases": "case", "by": "case", "cards": "card", "batches": "batch", "same_case": "case"}
@@ -69,8 +73,19 @@ KINDS: Mapping[str, Kind] = {
     NIGHT_FINISHED: Kind(("batch", "started_at", "finished_at", "summary"), ("batch",)),
     NIGHT_REWRITTEN: Kind(("batch", "summary", "why"), ("batch",)),
     "batch delivered": Kind(("batch", "to", "what", "tags", "head"), ("batch",)),
-    # `report` is the SHA-256 of the report that was read.
+    # `report` is the SHA-256 of the report that was read. A signed one says more: see `medrec.signing.SIGNED`.
     "review": Kind(("case", "report", "by", "decision"), ("case",), after=_ANALYSED, never_after=_GONE),
+    CLAIMED: Kind(("case", "review", "decision", "said", "problem"), ("case",), after=_ANALYSED, never_after=_GONE),
+    # `shown` is what MLflow was told of where the review of a case stands.
+    "review shown": Kind(("case", "to", "shown"), ("case",), after=_ANALYSED, never_after=_GONE),
+    WANTED: Kind(("request", "case", "card", "wants", "why", "by"), ("case", "request"), _ANALYSED, _GONE),
+    # Of the `of` cases that a month finished, `drawn` were set aside for blind labels; `share_ppm` was asked for.
+    "blind sample drawn": Kind(("month", "of", "drawn", "share_ppm"), ("month",)),
+    # All `people` who may sign from now on, in the place of those whose digest is `before`; `register` is theirs.
+    "people changed": Kind(("before", "people", "register", "by"), ("register",)),
+    "ledger audited": Kind(("head", "records", "by"), ("head",)),
+    # The metrics of one `part` of MLflow's run called monitoring; `shown` are digests of them by name.
+    "monitoring delivered": Kind(("part", "to", "what", "shown"), ("part",)),
     LABEL: Kind(("study", "label", "by", "origin", "card", "what", "content", "source"), ("label", "study")),
     # `model` is a card's name.
     DIVIDED: Kind(("model", "patients", "by"), ("model",)),

@@ -17,10 +17,12 @@ from medrec.shown import (
     CHALLENGER,
     CHAMPION,
     HEAD,
+    MONITORING,
     NOTE,
     OURS,
     PARENT,
     RECORDS,
+    REVIEW,
     SUPERSEDED_BY,
     TRAINED,
     VERSION,
@@ -48,6 +50,8 @@ class Delivered:
     facts: Facts
     files: Mapping[str, str]
     superseded_by: str | None
+    reviews: frozenset[str] = frozenset()
+    """What may stand there of its review: what was told last, and what is so now; empty when nothing was told."""
 
 
 @dataclass(slots=True)
@@ -57,7 +61,8 @@ class Expected:
     `cases` by key; `runs` of all delivered cases, also of those whose report is spoilt; `nights` the record of each
     delivered one; `open_nights` those that it need not show yet, with whether they ended; `waiting` cases that are
     still to be delivered; `models` what was registered, by name and version; `aliases` the version that bears one, by
-    name and alias; `trainings` the record of each delivered one by card, `untold` the cards whose record is to come.
+    name and alias; `trainings` the record of each delivered one by card, `untold` the cards whose record is to come;
+    `monitoring` the last record of each part of the run of that name.
     """
 
     cases: Mapping[str, Delivered] = field(default_factory=dict)
@@ -69,6 +74,7 @@ class Expected:
     aliases: Mapping[tuple[str, str], str] = field(default_factory=dict)
     trainings: Mapping[str, Facts] = field(default_factory=dict)
     untold: frozenset[str] = frozenset()
+    monitoring: Mapping[str, Facts] = field(default_factory=dict)
 
 
 def check(expected: Expected, tracker: Tracker) -> Iterator[Problem]:
@@ -94,6 +100,7 @@ def check(expected: Expected, tracker: Tracker) -> Iterator[Problem]:
             yield Problem(where, f"the run {run_id} was deleted")
         else:
             yield from (Problem(where, what) for what in problems(facts, run, tracker))
+    yield from _monitoring(expected.monitoring, runs)
     yield from _strangers(expected, runs, shared=tracker.is_elsewhere())
     yield from _models(expected, versions)
 
@@ -114,7 +121,12 @@ def _of_case(case: Delivered, run: ShownRun, parent: str, registered: Mapping[st
     version = registered.get(case.facts["card_sha256"])
     if version is not None and run.tags.get(VERSION) not in (version, ""):  # "" where MLflow was filled anew
         yield f"its tag {VERSION} was changed"
-    yield from _tags(tags, run, {SUPERSEDED_BY, VERSION})
+    said = run.tags.get(REVIEW)
+    if case.reviews and said is None:
+        yield f"its tag {REVIEW} is gone"
+    elif said is not None and said not in case.reviews:
+        yield f"its tag {REVIEW} says what no review does"
+    yield from _tags(tags, run, {SUPERSEDED_BY, VERSION, REVIEW})
     if run.name != run_name(case.row):
         yield "its name was changed"
     if run.status != "FINISHED":
@@ -151,6 +163,21 @@ def _of_training(facts: Facts, run: ShownRun, tracker: Tracker) -> Iterator[str]
     yield from _files("artifact", facts["files"], tracker.artifacts(run))
 
 
+def _monitoring(parts: Mapping[str, Facts], runs: Mapping[str, ShownRun]) -> Iterator[Problem]:
+    """The metrics of each part, in the run that all share; another part's are that one's."""
+    where = "MLflow run monitoring"
+    for part, facts in sorted(parts.items()):
+        run = runs.get(str(facts["what"][0]))
+        if run is None:
+            yield Problem(where, f"the run {facts['what'][0]} was deleted")
+            continue
+        shown = {k: hashlib.sha256(str(v).encode()).hexdigest() for k, v in run.metrics.items()}
+        wanted = facts["shown"]
+        yield from (Problem(where, f"its metric {k} was changed") for k in sorted(wanted) if shown.get(k) != wanted[k])
+        own = {k for k in shown if k.startswith(f"{part}.") or k.partition(".")[0] not in parts}
+        yield from (Problem(where, f"its metric {k} was added") for k in sorted(own - wanted.keys()))
+
+
 def _tags(tags: Mapping[str, str], run: ShownRun, known: set[str]) -> Iterator[str]:
     yield from (f"its tag {k} was changed" for k, v in sorted(tags.items()) if run.tags.get(k) != v)
     yield from _added(tags.keys() | known, run)
@@ -181,7 +208,7 @@ def _run_of_night(batch: str, expected: Expected, runs: Mapping[str, ShownRun]) 
 
 def _strangers(expected: Expected, runs: Mapping[str, ShownRun], *, shared: bool) -> Iterator[Problem]:
     """Runs that nobody delivered; on a server that others use too, those that show something of ours."""
-    recorded = (*expected.nights.values(), *expected.trainings.values())
+    recorded = (*expected.nights.values(), *expected.trainings.values(), *expected.monitoring.values())
     known = expected.runs | {str(f["what"][0]) for f in recorded}
     for run_id, run in sorted(runs.items()):
         if run_id in known or _on_its_way(run, expected):
@@ -195,6 +222,8 @@ def _strangers(expected: Expected, runs: Mapping[str, ShownRun], *, shared: bool
 
 def _on_its_way(run: ShownRun, expected: Expected) -> bool:
     """Whether a run is one that is being filled, or that a killed night or training left."""
+    if MONITORING in run.tags:
+        return not expected.monitoring
     if TRAINED in run.tags:
         return run.tags[TRAINED] in expected.untold
     if CASE in run.tags:

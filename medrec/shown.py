@@ -23,6 +23,11 @@ VERSION = "medrec.registered_version"
 MODEL, CARD, CHAMPION, CHALLENGER = "medrec-", "medrec.card_sha256", "champion", "challenger"
 # The tag of a training's run that names its card by digest; all tags of ours begin with OURS.
 TRAINED, OURS = "medrec.trained_card", "medrec."
+# What people answer with, and what medrec says of where the review stands.
+STATUS, COMMENT, REVIEWER = "review.status", "review.comment", "review.by"
+PENDING, REVIEW = "pending", "medrec.review"
+# The run that shows how the models do over time.
+MONITORING, MONITORED = "medrec.monitoring", "monitoring"
 SHOWN_IMAGES = 50  # in a case's description
 MOST = 7_900  # characters; MLflow cuts a tag after 8,000, and a text that was cut is not the one that was told
 MARKUP = re.compile(r"([\\\\`*_{}\[\]<>|#~!&])")
