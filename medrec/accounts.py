@@ -32,7 +32,8 @@ class CaseLine:
 class Summary:
     """What a night did: the JSON that --json prints.
 
-    `stages` are seconds by stage, which overlap; `sentinels` what came of studies with known answers.
+    `stages` are seconds by stage, which overlap; `sentinels` what came of studies with known answers; `reviews` where
+    reports stand with their reviewers, `overdue` the cases on which nobody decided in time.
     """
 
     batch: str
@@ -43,6 +44,8 @@ class Summary:
     deliveries: dict[str, int] = field(default_factory=dict)
     stages: dict[str, float] = field(default_factory=dict)
     sentinels: dict[str, str] = field(default_factory=dict)
+    reviews: dict[str, int] = field(default_factory=dict)
+    overdue: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """One JSON object, on several lines."""

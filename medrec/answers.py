@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from medrec import blind, delivery, dispatch, reviewing
 from medrec.config import Settings
 from medrec.dicom import Pseudonyms
-from medrec.errors import DataError
+from medrec.errors import DataError, WorldError
 from medrec.home import Home
 from medrec.people import MAX_NAME
 from medrec.report import Status
@@ -64,6 +64,19 @@ def sync(home: Home, store: Store, tracker: Tracker | None, settings: Settings, 
         _show(store, tracker, runs, clock)
         delivery.deliver_agreement(store, tracker)
     _count(store, settings, done, now)
+    return done
+
+
+def sync_by_itself(home: Home, store: Store, settings: Settings) -> Synced:
+    """A round beside the nights, on MLflow as it is; the caller holds the home. Raises WorldError."""
+    tracker = None
+    problems = []
+    try:
+        tracker = Tracker(home, settings.experiment, create=False)
+    except WorldError as error:
+        problems.append(f"{error}; only what was signed is looked at")
+    done = sync(home, store, tracker, settings, utc_now)
+    done.problems = problems + done.problems
     return done
 
 

@@ -203,3 +203,9 @@ def overdue(store: Store, settings: Settings, now: datetime) -> tuple[str, ...]:
 def rejected(store: Store) -> tuple[str, ...]:
     """The cases that a signed answer rejects."""
     return tuple(key for key, s in store.review_states().items() if s.signed and s.word == "rejected")
+
+
+def overdue_words(count: int, settings: Settings) -> str:
+    """How many reports are overdue, for an operator."""
+    days = settings.review.due_days if settings.review is not None else None
+    return f"{count} reports have waited for a review for more than {days} days: medrec review list --overdue"

@@ -140,8 +140,10 @@ def _without(tail: Tail, gone: set[str], at: str) -> None:
         told: dict[str, Any] = json.loads(summary)
         cases = [c for c in told["cases"] if c["case"] not in gone]
         refusals = [r for r in told["refusals"] if r["sha256"] not in gone]
-        if (len(cases), len(refusals)) != (len(told["cases"]), len(told["refusals"])):
-            _put_summary(tail, batch, {**told, "cases": cases, "refusals": refusals}, ERASED, at)
+        late = {"overdue": [c for c in told["overdue"] if c not in gone]} if "overdue" in told else {}
+        new = {**told, "cases": cases, "refusals": refusals, **late}
+        if new != told:
+            _put_summary(tail, batch, new, ERASED, at)
 
 
 def _put_summary(tail: Tail, batch: str, told: dict[str, Any], why: str, at: str) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 from medrec import audit
 from medrec.audit import AuditRecord
 from medrec.credentials import ACCEPTED as ACCEPTED_KIND
-from medrec.credentials import CHANGED, PROMOTED, REVIEW, Register
+from medrec.credentials import AUDITED, CHANGED, PROMOTED, REVIEW, Register
 from medrec.errors import DataError
 from medrec.events import CASE_KINDS, CLAIMED, WANTED
 from medrec.people import Person
@@ -82,6 +82,17 @@ class Reviews(Labelled):
             if why := _register(tail.connection).unfit(PROMOTED, at, told):
                 raise DataError(f"the promotion is not taken: {why}")
             tail.add(PROMOTED, at, told)
+
+        self._extend(write)
+
+    def audited(self, position: tuple[int, str], signer: Signer, at: str) -> None:
+        """Put on record that an auditor found nothing up to a position. Raises DataError for who is none."""
+
+        def write(tail: Tail) -> None:
+            facts = signer.sign(AUDITED, at, {"head": position[1], "records": position[0]})
+            if why := _register(tail.connection).unfit(AUDITED, at, facts):
+                raise DataError(f"the audit is not signed: {why}")
+            tail.add(AUDITED, at, facts)
 
         self._extend(write)
 
