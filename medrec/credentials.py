@@ -74,7 +74,7 @@ class Register:
             return ""
         name, role = str(facts.get("by")), ROLE_FOR[kind]
         if "signature" not in facts:
-            return f"nobody signed it, and it needs the signature of a {role}"
+            return f"no {role} signed it"
         person = self.people.get(name)
         if person is None:
             return f"nobody called {name} is on record"

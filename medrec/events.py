@@ -78,7 +78,7 @@ KINDS: Mapping[str, Kind] = {
     CLAIMED: Kind(("case", "review", "decision", "said", "problem"), ("case",), after=_ANALYSED, never_after=_GONE),
     # `shown` is what MLflow was told of where the review of a case stands.
     "review shown": Kind(("case", "to", "shown"), ("case",), after=_ANALYSED, never_after=_GONE),
-    WANTED: Kind(("request", "case", "card", "wants", "why", "by"), ("case", "request"), _ANALYSED, _GONE),
+    WANTED: Kind(("request", "case", "card", "wants", "why", "by"), ("case",), _ANALYSED, _GONE),
     # Of the `of` cases that a month finished, `drawn` were set aside for blind labels; `share_ppm` was asked for.
     "blind sample drawn": Kind(("month", "of", "drawn", "share_ppm"), ("month",)),
     # All `people` who may sign from now on, in the place of those whose digest is `before`; `register` is theirs.

@@ -88,9 +88,7 @@ class Consistency(Reviews):
         for row, facts in self.sealed_reviews():
             seen.add(row.review)
             if told.reviews.get(row.review) != (row.at, facts):
-                yield Problem(
-                    f"review {row.review} of case {row.case[:12]}…", "no record says what the store says of it"
-                )
+                yield Problem(f"review of case {row.case[:12]}…", "no record says what the store says of it")
         for name in sorted(told.reviews.keys() - seen):
             yield Problem(f"review {name}", "a record tells of it, but the store does not have it")
         c = LABEL_REQUESTS.c

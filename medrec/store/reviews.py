@@ -300,8 +300,11 @@ def _unfit(connection: Connection, row: ReviewRow) -> str:
     assert body is not None
     record = AuditRecord(body.body, body.digest, body.previous)
     files = record.facts.get("files") if record.kind in CASE_KINDS else None
-    there = set(files.values()) if isinstance(files, dict) else set()
-    return "" if {row.report, row.page} <= there else "it is about another report than the one on record"
+    told = files if isinstance(files, dict) else {}
+    own = {name: told.get(f"reports/{row.case}/{name}") for name in ("report.json", "report.html")}
+    if (row.report, row.page) != (own["report.json"], own["report.html"]):
+        return "it is about another report than the one on record"
+    return ""
 
 
 def _name(row: ReviewRow, number: int) -> str:
