@@ -19,7 +19,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import SegmentationStorage
 from pynetdicom import AE, evt
 from returned import Made, changed, made
-from reviewers import accept, reported
+from reviewers import accept, reported, sign
 
 from medrec import dispatch, objects, privacy, story
 from medrec.config import Configuration
@@ -578,6 +578,33 @@ def test_a_recall_goes_on_where_the_objects_are_gone_and_says_so(
     (affected,) = dispatch.recall(store, home, "phantom", "2026-01-01", "quality", lambda: AT)
     assert affected.standing == "recalled (quality), rejection failed"
     assert "taken back at the PACS itself" in store.deliveries()[-1].why
+
+
+@pytest.mark.parametrize("release", ["unreviewed", "after_review"])
+def test_a_signed_rejection_takes_back_what_was_sent(
+    release: str, one: Made, store: Store, home: Home, pacs: Orthanc, tmp_path: Path
+) -> None:
+    pacs.put(*source_files(tmp_path))
+    accept(store, CASE, "DOE^REVIEWER", AT)
+    assert send(store, home, dimse(pacs), release).counts == {"confirmed": 1}
+    sign(store, CASE, "reject", "ROE^REVIEWER", AT)
+    dispatch.take_back(store, home, CASE, "quality", lambda: AT)
+    send(store, home, dimse(pacs), release)
+    assert states(store) == [("results", State.CONFIRMED), ("rejection", State.CONFIRMED)]
+    assert len(pacs.instances("KO")) == 1
+    assert [*store.verify(), *store.contradictions()] == []
+
+
+def test_a_rejected_report_that_waited_never_leaves(
+    one: Made, store: Store, home: Home, pacs: Orthanc, tmp_path: Path
+) -> None:
+    pacs.put(*source_files(tmp_path))
+    dispatch.plan(store, home, (Destination(peer="pacs", release="unreviewed"),), AT)
+    sign(store, CASE, "reject", "ROE^REVIEWER", AT)
+    send(store, home, dimse(pacs))
+    assert pacs.instances("SR") == {}
+    dispatch.take_back(store, home, CASE, "quality", lambda: AT)
+    assert states(store) == [("results", State.WITHDRAWN)]
 
 
 def test_a_changed_object_is_not_accepted_in_its_new_words(
