@@ -33,8 +33,8 @@ class CaseLine:
 class Summary:
     """What a night did: the JSON that --json prints.
 
-    `stages` are seconds by stage, which overlap; `sentinels` what came of studies with known answers; `overdue` cases
-    of earlier nights that nobody has reviewed (`worklist.as_facts`).
+    `stages` are seconds by stage, which overlap; `sentinels` what came of studies with known answers; `reviews` where
+    reports stand with their reviewers, `overdue` the cases on which nobody decided in time (`worklist.as_facts`).
     """
 
     batch: str
@@ -45,6 +45,7 @@ class Summary:
     deliveries: dict[str, int] = field(default_factory=dict)
     stages: dict[str, float] = field(default_factory=dict)
     sentinels: dict[str, str] = field(default_factory=dict)
+    reviews: dict[str, int] = field(default_factory=dict)
     overdue: tuple[dict[str, Any], ...] = ()
 
     def to_json(self) -> str:

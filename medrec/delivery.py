@@ -12,7 +12,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
-from medrec import overview
+from medrec import agreement, overview
 from medrec.audit import AuditRecord
 from medrec.config import CardFiles
 from medrec.errors import WeightsError, WorldError
@@ -21,7 +21,8 @@ from medrec.overview import Place
 from medrec.registry import Registry
 from medrec.report import Status
 from medrec.shown import CHAMPION, HEAD, NOTE, SUMMARY, keyed
-from medrec.store import CaseRow, Store
+from medrec.store import CaseRow, ReviewState, Store
+from medrec.store.answers import UNREVIEWED
 from medrec.tracking import Delivery, Tracker
 from medrec.worklist import Reviews
 
@@ -56,8 +57,10 @@ def deliver_cases(store: Store, tracker: Tracker) -> bool:
 def deliver_batches(store: Store, tracker: Tracker, home: Home, reviews: Reviews | None = None) -> None:
     """Write every finished night that MLflow does not show yet, with the ledger's head of now as an anchor.
 
-    `reviews` says where reviews stand. Raises WorldError when MLflow cannot take one.
+    `reviews` says where reviews stand, as the store has it unless it is told. Raises WorldError when MLflow cannot take
+    one.
     """
+    reviews = reviews or Reviews({k: _answered(s) for k, s in store.review_states().items() if s.word != UNREVIEWED})
     for batch in store.unshown_batches():
         assert batch.summary is not None
         summary = json.loads(batch.summary)
@@ -117,23 +120,6 @@ def deliver_training(store: Store, tracker: Tracker, model: CardFiles, home: Hom
     return run.run_id
 
 
-def deliver_monitoring(store: Store, tracker: Tracker, metrics: Mapping[str, float], pages: Mapping[str, str]) -> str:
-    """Show metrics and pages (by file name) in the home's monitoring run, with a record; returns the run.
-
-    Any part of medrec may add its own: what others showed there stays. Raises WorldError.
-    """
-    run = tracker.log_monitoring(metrics, pages)
-    told = {
-        "to": "mlflow",
-        "what": [run.run_id],
-        "name": run.name,
-        "shown": run.told(),
-        "files": tracker.artifacts(run),
-    }
-    store.append(MONITORED, _iso(datetime.now(UTC)), told)
-    return run.run_id
-
-
 def deliver_trainings(store: Store, tracker: Tracker, home: Home) -> None:
     """Show every trained or imported version that MLflow lacks. Raises WorldError when it cannot take one."""
     shown: set[str] = set()
@@ -152,6 +138,34 @@ def deliver_trainings(store: Store, tracker: Tracker, home: Home) -> None:
             deliver_training(store, tracker, CardFiles(kept.card, kept.weights), home)
 
 
+def deliver_agreement(store: Store, tracker: Tracker) -> None:
+    """Show in MLflow's run called monitoring how often reviewers agree with the models. Raises WorldError."""
+    found = agreement.points(agreement.agreement(store))
+    if found:
+        deliver_monitoring(store, tracker, agreement.PART, found)
+
+
+def deliver_monitoring(
+    store: Store, tracker: Tracker, part: str, points: agreement.Points, pages: Mapping[str, str] | None = None
+) -> None:
+    """Show a part's metrics and pages (by file name) in the run called monitoring, with a record when they are new.
+
+    Names of metrics begin with that of the part; what other parts show stays. Raises WorldError when MLflow cannot take
+    them.
+    """
+    pages = pages or {}
+    told = [r.facts for _, r in store.about(f"part {part}")]
+    digest = _sha256(json.dumps([{name: list(values) for name, values in sorted(points.items())}, pages]))
+    here = tracker.monitoring()
+    if here is not None and told and (told[-1]["points"], told[-1]["what"]) == (digest, [here.run_id]):
+        return
+    run = tracker.log_monitoring(points, pages)
+    shown = {name: _sha256(str(value)) for name, value in run.metrics.items() if name.startswith(f"{part}.")}
+    files = {name: found for name, found in tracker.artifacts(run).items() if name in pages}
+    facts = {"part": part, "to": "mlflow", "what": [run.run_id], "shown": shown, "files": files, "points": digest}
+    store.append(MONITORED, _iso(datetime.now(UTC)), facts)
+
+
 def _registered(store: Store, tracker: Tracker, models: list[dict[str, object]]) -> None:
     facts = {"cards": [m["card"] for m in models], "models": models, "fresh": tracker.fresh}
     store.append(REGISTERED, _iso(datetime.now(UTC)), facts)
@@ -160,6 +174,10 @@ def _registered(store: Store, tracker: Tracker, models: list[dict[str, object]])
 
 def _models(record: AuditRecord) -> list[dict[str, Any]]:
     return cast(list[dict[str, Any]], record.facts["models"])
+
+
+def _answered(state: ReviewState) -> str:
+    return f"{state.word}{'' if state.signed else ', claimed'}{', in conflict' if state.conflict else ''}"
 
 
 def _status(records: list[AuditRecord]) -> str:

@@ -18,10 +18,12 @@ from medrec.shown import (
     CHALLENGER,
     CHAMPION,
     HEAD,
+    MONITORING,
     NOTE,
     OURS,
     PARENT,
     RECORDS,
+    REVIEW,
     SUMMARY,
     SUPERSEDED_BY,
     TRAINED,
@@ -51,6 +53,8 @@ class Delivered:
     facts: Facts
     files: Mapping[str, str]
     superseded_by: str | None
+    reviews: frozenset[str] = frozenset()
+    """What may stand there of its review: what was told last, and what is so now; empty when nothing was told."""
 
 
 @dataclass(slots=True)
@@ -61,7 +65,7 @@ class Expected:
     delivered one, `summaries` what it says now; `open_nights` those that it need not show yet, with whether they ended;
     `waiting` cases that are still to be delivered; `models` what was registered, by name and version; `aliases` the
     version that bears one, by name and alias; `trainings` the record of each delivered one by card, `untold` the cards
-    whose record is to come; `monitoring` the last record of each monitoring run.
+    whose record is to come; `monitoring` the last record of each part of the monitoring run.
     """
 
     cases: Mapping[str, Delivered] = field(default_factory=dict)
@@ -98,18 +102,17 @@ def check(expected: Expected, tracker: Tracker) -> Iterator[Problem]:
             yield Problem(where, f"the run {run_id} was deleted")
         else:
             yield from (Problem(where, what) for what in problems(facts, run, tracker))
+    yield from _monitoring(expected.monitoring, runs, tracker)
     yield from _strangers(expected, runs, shared=tracker.is_elsewhere())
     yield from _models(expected, versions)
 
 
 def _recorded(expected: Expected) -> Iterator[tuple[str, Facts, Callable[[Facts, ShownRun, Tracker], Iterator[str]]]]:
-    """Nights, trainings and what is watched: what each is called, its record, and how its run is held against that."""
+    """Nights and trainings: what each is called, its record, and how its run is held against that."""
     for batch, facts in sorted(expected.nights.items()):
         yield f"night {batch}", facts, partial(_of_night, expected.summaries.get(batch, ""))
     for card, facts in sorted(expected.trainings.items()):
         yield f"model {card[:12]}…", facts, _of_training
-    for facts in expected.monitoring.values():
-        yield "what is watched", facts, _of_training
 
 
 def anchors(tracker: Tracker) -> dict[str, tuple[int, str]]:
@@ -128,7 +131,12 @@ def _of_case(case: Delivered, run: ShownRun, parent: str, registered: Mapping[st
     version = registered.get(case.facts["card_sha256"])
     if version is not None and run.tags.get(VERSION) not in (version, ""):  # "" where MLflow was filled anew
         yield f"its tag {VERSION} was changed"
-    yield from _tags(tags, run, {SUPERSEDED_BY, VERSION})
+    said = run.tags.get(REVIEW)
+    if case.reviews and said is None:
+        yield f"its tag {REVIEW} is gone"
+    elif said is not None and said not in case.reviews:
+        yield f"its tag {REVIEW} says what no review does"
+    yield from _tags(tags, run, {SUPERSEDED_BY, VERSION, REVIEW})
     if run.name != run_name(case.row):
         yield "its name was changed"
     if run.status != "FINISHED":
@@ -172,6 +180,24 @@ def _of_training(facts: Facts, run: ShownRun, tracker: Tracker) -> Iterator[str]
     if run.status != "FINISHED":
         yield f"it is {run.status}, though all of it was delivered"
     yield from _files("artifact", facts["files"], tracker.artifacts(run))
+
+
+def _monitoring(parts: Mapping[str, Facts], runs: Mapping[str, ShownRun], tracker: Tracker) -> Iterator[Problem]:
+    """What each part shows in the run that all share; another part's metrics and pages are that one's."""
+    where = "MLflow run monitoring"
+    for part, facts in sorted(parts.items()):
+        run = runs.get(str(facts["what"][0]))
+        if run is None:
+            yield Problem(where, f"the run {facts['what'][0]} was deleted")
+            continue
+        shown = {k: hashlib.sha256(str(v).encode()).hexdigest() for k, v in run.metrics.items()}
+        wanted = facts["shown"]
+        yield from (Problem(where, f"its metric {k} was changed") for k in sorted(wanted) if shown.get(k) != wanted[k])
+        own = {k for k in shown if k.startswith(f"{part}.") or k.partition(".")[0] not in parts}
+        yield from (Problem(where, f"its metric {k} was added") for k in sorted(own - wanted.keys()))
+    for run_id in sorted({str(facts["what"][0]) for facts in parts.values()} & runs.keys()):
+        pages = {k: v for facts in parts.values() if facts["what"] == [run_id] for k, v in facts["files"].items()}
+        yield from (Problem(where, what) for what in _files("artifact", pages, tracker.artifacts(runs[run_id])))
 
 
 def _tags(tags: Mapping[str, str], run: ShownRun, known: set[str]) -> Iterator[str]:
@@ -218,6 +244,8 @@ def _strangers(expected: Expected, runs: Mapping[str, ShownRun], *, shared: bool
 
 def _on_its_way(run: ShownRun, expected: Expected) -> bool:
     """Whether a run is one that is being filled, or that a killed night or training left."""
+    if MONITORING in run.tags:
+        return not expected.monitoring
     if TRAINED in run.tags:
         return run.tags[TRAINED] in expected.untold
     if CASE in run.tags:

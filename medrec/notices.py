@@ -1,4 +1,5 @@
-"""What an operator is told of a night without asking: it failed, it left work, no new study came.
+"""What an operator is told of a night without asking: it failed, it left work, no new study came, nobody
+reviews.
 
 Owns `Notice`. Pure but for `send`. Invariant: counts, times and words of ours; no pseudonym, no path, no reason that
 could quote a header.
@@ -33,6 +34,8 @@ def of_night(summary: Summary) -> tuple[Notice, ...]:
         count = sum(c.status == status for c in summary.cases)
         if count:
             told.append(Notice(event, f"{count} of {len(summary.cases)} studies {what}"))
+    if summary.overdue:
+        told.append(Notice("reviews overdue", f"{len(summary.overdue)} reports wait for a review for too long"))
     return tuple(told)
 
 

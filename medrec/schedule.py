@@ -109,6 +109,19 @@ class Shadow(Frozen):
     nights: Annotated[int, Field(ge=1, le=365)]
 
 
+class Review(Frozen):
+    """How reports are reviewed: a report that nobody decided on in `due_days` is overdue; null: none ever is.
+
+    Of each month's cases a `blind_share` is set aside for labels that are given without sight of the report. With
+    `cron` `medrec serve` reads answers back between nights too.
+    """
+
+    blind_share: Annotated[float, Field(ge=0, le=1)] = 0.05
+    due_days: Annotated[int, Field(ge=1)] | None = 7
+    cron: Annotated[str, AfterValidator(_cron)] | None = None
+    timezone: Annotated[str, AfterValidator(_zone)] = "UTC"
+
+
 class Workers(Frozen):
     """How many workers share a night, where a Prefect server has some; 0 is none but this one.
 

@@ -34,6 +34,7 @@ from medrec.store import CaseRow, ShadowRow, Store
 from medrec.tracking import Tracker
 
 ORDERED, FAILED, COMPARED = "shadow ordered", "shadow failed", "shadow compared"
+PART = "shadow"  # what its metrics in MLflow begin with
 SILENT_S = 900.0  # one study on a slow CPU takes minutes; longer without a line is a hang
 LOOK_S = 0.5
 CHILD = (sys.executable, "-P", "-m", "medrec.beside")
@@ -227,16 +228,16 @@ def pairs(store: Store, card: str) -> tuple[Pair, ...]:
 def show(home: Home, store: Store, configuration: Configuration) -> None:
     """Bring every paired report to the monitoring run as it is now. Raises WorldError."""
     registry = Registry(home, store, configuration.cards)
-    pages, metrics = {}, dict[str, float]()
+    pages, points = dict[str, str](), dict[str, list[tuple[int, float]]]()
     for version in registry.versions():
         found = pairs(store, version.card)
         compared_once = any(r.kind == COMPARED for _, r in store.about(f"card {version.card}"))
         if compared_once:
             name = f"{version.name} {version.version}"
             pages[f"shadow-{version.card[:12]}.html"] = shadows.page(name, found)
-            metrics |= {f"shadow_{version.card[:12]}_studies": float(len(found))}
+            points[f"{PART}.{version.card[:12]}.studies"] = [(0, float(len(found)))]
     if pages:
-        delivery.deliver_monitoring(store, Tracker(home, configuration.settings.experiment), metrics, pages)
+        delivery.deliver_monitoring(store, Tracker(home, configuration.settings.experiment), PART, points, pages)
 
 
 def _now() -> str:

@@ -29,6 +29,9 @@ MONITORING, MONITORING_NAME = "medrec.monitoring", "monitoring"
 # The tag of a training's run that names its card by digest; all tags of ours begin with OURS.
 TRAINED, OURS = "medrec.trained_card", "medrec."
 PRIOR = "medrec.prior"  # the case of the earlier study that one was held against
+# What people answer with, and what medrec says of where the review stands.
+STATUS, COMMENT, REVIEWER = "review.status", "review.comment", "review.by"
+PENDING, REVIEW = "pending", "medrec.review"
 SHOWN_IMAGES = 50  # in a case's description
 VIEW = "workflowType=machine_learning"
 SHEET = "contact-sheet.html"  # a night's

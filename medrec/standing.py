@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from medrec import delivery, notices
+from medrec import delivery, notices, reviewing
 from medrec.config import Settings
 from medrec.home import Home
 from medrec.report import Status
@@ -53,6 +53,8 @@ class Standing:
     deliveries: Mapping[str, int]
     workers: Mapping[str, int]
     newest_study: str | None
+    reviews: Mapping[str, int]
+    overdue_reviews: tuple[str, ...]
     ledger_records: int
     ledger_head: str
     disk_free_bytes: int
@@ -81,6 +83,12 @@ def standing(home: Home, store: Store, settings: Settings, now: datetime) -> Sta
         warnings.append(f"{len(failed)} studies failed for a reason of ours; the next night tries them again")
     if disk.free < min(DISK_BYTES, DISK_SHARE * disk.total):
         warnings.append(f"the disk of the home is nearly full: {disk.free / 2**30:.1f} GiB are free")
+    late = reviewing.overdue(store, settings, now)
+    if late:
+        warnings.append(reviewing.overdue_words(len(late), settings))
+    states = store.review_states().values()
+    if conflicts := sum(bool(s.conflict) for s in states):
+        warnings.append(f"answers to {conflicts} reports are in conflict: medrec review list --conflicts")
     schedule = settings.schedule
     records, head = store.position()
     workers = Counter(worker for worker in store.claims(now.isoformat(timespec="milliseconds")).values())
@@ -97,6 +105,8 @@ def standing(home: Home, store: Store, settings: Settings, now: datetime) -> Sta
         deliveries=dict(Counter(row.state.value for row in store.deliveries())),
         workers=dict(workers),
         newest_study=newest,
+        reviews=dict(sorted(Counter(f"{s.word}{'' if s.signed else ', claimed'}" for s in states).items())),
+        overdue_reviews=tuple(one.case for one in late),
         ledger_records=records,
         ledger_head=head,
         disk_free_bytes=disk.free,

@@ -27,6 +27,14 @@ class Interval:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
+def share(hits: int, of: int) -> Interval:
+    """How many of so many, with the exact interval of Clopper and Pearson; `of` is at least 1."""
+    from scipy import stats  # most of a second, which no night needs
+
+    interval = stats.binomtest(hits, of).proportion_ci(CONFIDENCE, "exact")
+    return Interval(hits / of, float(interval.low), float(interval.high))
+
+
 def mean(values: Sequence[float], statistic: Callable[..., float] = np.mean, seed: int = 0) -> Interval:
     """A statistic of one value per patient, with a percentile bootstrap interval over patients."""
     from scipy import stats  # most of a second, which no night needs
@@ -42,14 +50,6 @@ def mean(values: Sequence[float], statistic: Callable[..., float] = np.mean, see
     )
     low, high = result.confidence_interval
     return Interval(float(statistic(data)), float(low), float(high))
-
-
-def share(count: int, of: int) -> Interval:
-    """A share with Wilson's interval, which holds for rare things and few trials."""
-    from scipy import stats
-
-    interval = stats.binomtest(count, of).proportion_ci(CONFIDENCE, "wilson")
-    return Interval(count / of, float(interval.low), float(interval.high))
 
 
 def mean_of_images(

@@ -15,7 +15,7 @@ import secrets
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,9 +38,12 @@ from medrec.shown import (
     MONITORING_NAME,
     NOTE,
     PARENT,
+    PENDING,
     RECORDS,
     REPORT,
+    REVIEW,
     SHEET,
+    STATUS,
     SUPERSEDED_BY,
     TRAINED,
     VERSION,
@@ -253,20 +256,6 @@ class Tracker:
             aliases = self._client.get_registered_model(version.name).aliases
             return _shown(self._client.get_run(run_id)), _registered(version, aliases)
 
-    def log_monitoring(self, metrics: Mapping[str, float], pages: Mapping[str, str]) -> ShownRun:
-        """The home's monitoring run with these metrics as of now, and these pages by file name; others stay."""
-        with _MlflowAway():
-            tags = {MONITORING: self.worker, WORKER: self.worker}
-            found = self._search(f"tags.`{MONITORING}` = '{self.worker}'")
-            run = found[0] if found else self._client.create_run(self._experiment, None, tags, MONITORING_NAME)
-            run_id: str = run.info.run_id
-            now_ms = int(time.time() * 1000)
-            self._client.log_batch(run_id, [Metric(k, float(v), now_ms, 0) for k, v in metrics.items()], (), ())
-            for name, text in pages.items():
-                self._client.log_text(run_id, text, name)
-            self._client.set_terminated(run_id)
-            return _shown(self._client.get_run(run_id))
-
     def _version(self, model: CardFiles, run_id: str | None = None) -> Any:
         """The registered version of a card; made when there is none."""
         card, name = model.card, f"{MODEL}{model.card.name}"
@@ -344,7 +333,7 @@ class Tracker:
     ) -> None:
         more = {
             VERSION: self._versions.get(facts["card_sha256"], ""),
-            "review.status": "pending",
+            STATUS: PENDING,
         }
         self._client.log_batch(
             run.info.run_id,
@@ -360,6 +349,54 @@ class Tracker:
             else:
                 self._client.log_artifact(run.info.run_id, str(folder / name))
         self._client.set_terminated(run.info.run_id, end_time=now_ms)
+
+    def answered(self) -> tuple[ShownRun, ...]:
+        """The runs of cases that somebody answered by their tags, and those that say where their review stands."""
+        with _MlflowAway():
+            found = {
+                run.info.run_id: run
+                for wanted in (f"tags.`{STATUS}` != '{PENDING}'", f"tags.`{REVIEW}` != ''")
+                for run in self._pages(wanted)
+                if CASE in run.data.tags
+            }
+            return tuple(_shown(run) for run in found.values())
+
+    def show_review(self, run_id: str, text: str) -> None:
+        """Say with a case where its review stands."""
+        with _MlflowAway():
+            self._client.set_tag(run_id, REVIEW, text)
+
+    def monitoring(self) -> ShownRun | None:
+        """The run that shows how the models do over time, if there is one."""
+        with _MlflowAway():
+            found = self._search(f"tags.`{MONITORING}` = '{self.worker}'")
+            return _shown(min(found, key=lambda run: run.info.start_time)) if found else None
+
+    def log_monitoring(self, points: Mapping[str, Sequence[tuple[int, float]]], pages: Mapping[str, str]) -> ShownRun:
+        """Add points (step, value) to metrics of the home's run called monitoring, and put pages there, by name.
+
+        Other metrics and pages of the run are left as they are, so that several parts of medrec share it.
+        """
+        before = self.monitoring()
+        with _MlflowAway():
+            run_id = before.run_id if before is not None else self._create_monitoring()
+            now_ms = int(time.time() * 1000)
+            new = []
+            for name, values in points.items():
+                known = self._client.get_metric_history(run_id, name) if before is not None else []
+                there = {m.step: m.value for m in sorted(known, key=lambda m: int(m.timestamp))}
+                new += [Metric(name, value, now_ms, step) for step, value in values if there.get(step) != value]
+            for start in range(0, len(new), PAGE):
+                self._client.log_batch(run_id, new[start : start + PAGE])
+            for name, text in pages.items():
+                self._client.log_text(run_id, text, name)
+            self._client.set_terminated(run_id)
+            return _shown(self._client.get_run(run_id))
+
+    def _create_monitoring(self) -> str:
+        tags = {MONITORING: self.worker, WORKER: self.worker}
+        run = self._client.create_run(self._experiment, None, tags, MONITORING_NAME)
+        return str(run.info.run_id)
 
     def runs(self) -> tuple[ShownRun, ...]:
         """Every run that is not deleted, in one sweep."""

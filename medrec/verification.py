@@ -12,7 +12,7 @@ from functools import cache, wraps
 from pathlib import Path
 from typing import Any, ParamSpec, cast
 
-from medrec import dispatch, labels, mirror
+from medrec import credentials, dispatch, labels, mirror
 from medrec.audit import AuditRecord, Problem
 from medrec.delivery import MONITORED, TRAINING, VERSIONS
 from medrec.dicom.renaming import Renamed
@@ -55,6 +55,7 @@ def verify(home: Home, store: Store, since: int = 0) -> Iterator[Problem]:
 
     yield from store.verify(digest, renamed.original, since)
     yield from store.contradictions(renamed.original)
+    yield from _signed(store)
     yield from _keys(home, store, digest)
     told = _Told.of(store)
     known = {row.case for row in store.cases()}
@@ -66,6 +67,12 @@ def verify(home: Home, store: Store, since: int = 0) -> Iterator[Problem]:
     for path in sorted(home.kept.glob("[!.]*")):
         if digest(str(path.relative_to(home.root))) != path.name.partition(".")[0]:
             yield Problem(f"{path.name} in kept", "its name is not the digest of its bytes")
+
+
+@_shaped
+def _signed(store: Store) -> Iterator[Problem]:
+    """Reviews, promotions, changes of people and audits: by the keys that were on record when they were signed."""
+    yield from credentials.check(enumerate(store.ledger(), 1))
 
 
 def _keys(home: Home, store: Store, digest: Callable[[str], str | None]) -> Iterator[Problem]:
@@ -223,6 +230,7 @@ class _Told:
     written: set[str] = field(default_factory=set)
     pruned: set[str] = field(default_factory=set)
     cleared: set[str] = field(default_factory=set)
+    shown: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, store: Store) -> "_Told":
@@ -246,6 +254,9 @@ class _Told:
             self.runs.pop(facts["case"], None)  # what was delivered before showed another report
         elif kind == "delivery" and facts["to"] == "mlflow":
             self.runs[facts["case"]] = str(facts["what"][0])
+            self.shown.pop(facts["case"], None)  # a new run, of which nothing was told yet
+        elif kind == "review shown":
+            self.shown[facts["case"]] = str(facts["shown"])
         elif kind == "batch delivered":
             self.nights[facts["batch"]] = facts
         elif kind == "models registered":
@@ -260,7 +271,7 @@ class _Told:
         elif kind == TRAINING:
             self.trainings[facts["card"]] = facts
         elif kind == MONITORED:
-            self.monitoring[str(facts["what"][0])] = facts
+            self.monitoring[str(facts["part"])] = facts
         elif kind in (ERASED, PRUNED):
             self.pruned |= set(facts["cases"])
             self.cleared |= set(facts.get("files", ()))
@@ -287,8 +298,12 @@ class _Told:
         """The delivered cases as MLflow must show them; those whose report is gone or spoilt are named elsewhere."""
         rows = {row.case: row for row in store.cases()}
         shown = {key for key, row in rows.items() if row.mlflow_run_id is not None}
+        now = {key: state.shown for key, state in store.review_states().items()}
+        reviews = {key: frozenset({text, now.get(key, text)}) for key, text in self.shown.items()}
         return {
-            key: Delivered(rows[key], run, told, self.files[key], _superseded(rows, shown, key))
+            key: Delivered(
+                rows[key], run, told, self.files[key], _superseded(rows, shown, key), reviews.get(key, frozenset())
+            )
             for key, run in self.runs.items()
             if key in rows and len(self.files.get(key, ())) == len(ARTIFACTS)
             if (told := _facts(home, rows[key])) is not None

@@ -12,7 +12,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
-from medrec import delivery, notices, verification
+from medrec import delivery, notices, reviewing, verification
+from medrec.agreement import Points
 from medrec.config import Configuration, Settings
 from medrec.dicom.renaming import Renamed
 from medrec.drift import Alarm, Group, Panel, Rules, Seen, Stream, watch
@@ -26,7 +27,7 @@ from medrec.store import SeenCase, Store
 from medrec.tracking import Tracker
 
 DRIFT = "drift found"
-PAGE = "monitoring.html"
+PAGE, PART = "monitoring.html", "watch"
 UNKNOWN = "unknown"
 DEVICE_DIGITS = 6  # of a device's pseudonym: enough to tell the scanners of one home apart
 
@@ -64,7 +65,13 @@ def ledger_holds(home: Home, store: Store, settings: Settings, now: datetime) ->
     return tuple(f"{problem.where}: {problem.what}" for problem in found)
 
 
-CHECKS: dict[str, Check] = {"ledger": ledger_holds}
+def nobody_waits(home: Home, store: Store, settings: Settings, now: datetime) -> tuple[str, ...]:
+    """Reports on which nobody decided in time."""
+    late = reviewing.overdue(store, settings, now)
+    return (reviewing.overdue_words(len(late), settings),) if late else ()
+
+
+CHECKS: dict[str, Check] = {"ledger": ledger_holds, "reviews": nobody_waits}
 
 
 def look(home: Home, store: Store, configuration: Configuration, now: datetime) -> Looked:
@@ -78,7 +85,9 @@ def look(home: Home, store: Store, configuration: Configuration, now: datetime) 
         store.append(DRIFT, _iso(now), _facts(alarm, words))
     every = alarms(store)
     page = monitoring.page(panel, names.group, every, checked, _iso(now))
-    problem = _shown(home, store, settings, _metrics(panel, len(every), checked), {PAGE: page})
+    day = int(f"{now.astimezone(UTC):%Y%m%d}")
+    points = {f"{PART}.{name}": [(day, v)] for name, v in _metrics(panel, len(every), checked).items()}
+    problem = _shown(home, store, settings, points, {PAGE: page})
     checked |= {"MLflow": (problem,)} if problem else {}
     told = notices.of_drift(Counter(a.stream.group.model for a in panel.alarms)) + _of_checks(checked)
     evidence = [line.evidence for line in panel.lines if line.evidence is not None]
@@ -180,10 +189,10 @@ def _metrics(panel: Panel, alarms: int, checks: Mapping[str, tuple[str, ...]]) -
     return found | {f"problems_{name}": float(len(problems)) for name, problems in checks.items()}
 
 
-def _shown(home: Home, store: Store, settings: Settings, metrics: Mapping[str, float], pages: Mapping[str, str]) -> str:
+def _shown(home: Home, store: Store, settings: Settings, points: Points, pages: Mapping[str, str]) -> str:
     """Bring it to MLflow; returns why that could not be done, "" when it was."""
     try:
-        delivery.deliver_monitoring(store, Tracker(home, settings.experiment), metrics, pages)
+        delivery.deliver_monitoring(store, Tracker(home, settings.experiment), PART, points, pages)
     except WorldError as error:
         return f"{error}; shown with the next look"
     return ""

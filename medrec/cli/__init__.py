@@ -54,6 +54,17 @@ app.command()(keeping.upgrade)
 app.command()(watching.monitor)
 for spoken in (archive.receive, archive.pull, archive.deliver, archive.recall, archive.match, archive.conformance):
     app.command()(spoken)
+review = typer.Typer(
+    cls=reviewing.Answering,
+    no_args_is_help=True,
+    subcommand_metavar="CASE accept|reject|edit | COMMAND",
+    help="Answer to reports, and what was answered: medrec review CASE accept --by NAME --key FILE.",
+)
+review.command("case")(reviewing.answer)
+review.command("list")(reviewing.show)
+for reviewers in (reviewing.sync, reviewing.make_key, reviewing.enrol):
+    review.command()(reviewers)
+app.add_typer(review, name="review")
 for auditors in (auditing.verify, auditing.show, auditing.export, auditing.make_key, auditing.anchor):
     audit.command()(auditors)
 app.add_typer(audit, name="audit")

@@ -11,6 +11,7 @@ from medrec.cli.common import ConfigOption, HomeOption, open_store, progress_bar
 
 if TYPE_CHECKING:
     from medrec.registry import Registry, Version
+    from medrec.signing import Signer
     from medrec.store import Store
 
 ByOption = Annotated[str, typer.Option("--by", help="Who decides; goes into the ledger.")]
@@ -95,12 +96,19 @@ def show_model(version: VersionArgument, home: HomeOption = None, config: Config
 
 
 def promote(
-    version: VersionArgument, by: ByOption, reason: ReasonOption, home: HomeOption = None, config: ConfigOption = None
+    version: VersionArgument,
+    by: ByOption,
+    reason: ReasonOption,
+    key: Annotated[
+        Path | None, typer.Option("--key", envvar="MEDREC_KEY", help="Your private key, where people: names promoters.")
+    ] = None,
+    home: HomeOption = None,
+    config: ConfigOption = None,
 ) -> None:
     """Put a version in force that passed its gate; nights use it from then on."""
     with _registry(home, config) as (registry, store):
         _accepted(registry.find(version), config)
-        found = registry.promote(version, by, reason, _now())
+        found = registry.promote(version, by, reason, _now(), _promoter(by, key, store, config))
         _said("in force", found)
         _show(found, registry, store, home, config)
 
@@ -236,6 +244,23 @@ def _accepted(version: "Version", config: Path | None) -> None:
 
     if why := configuration.unaccepted_licence(version.name, version.licence, configuration.load(config).settings):
         raise ConfigError([why])
+
+
+def _promoter(by: str, key: Path | None, store: "Store", config: Path | None) -> "Signer | None":
+    """Who signs a promotion; None where nobody need. Raises ConfigError where somebody must."""
+    from medrec import config as configuration
+    from medrec import reviewing
+    from medrec.errors import ConfigError
+    from medrec.signing import Signer
+
+    settings = configuration.load(config).settings
+    if key is None:
+        if any("promoter" in person.roles for person in settings.people) or store.register().has("promoter"):
+            raise ConfigError(["--key: a promotion is signed with the private key of a promoter"])
+        return None
+    signer = Signer.load(by, key)
+    reviewing.enrol_own(store, settings, signer, _now())
+    return signer
 
 
 def _show(version: "Version", registry: "Registry", store: "Store", home: Path | None, config: Path | None) -> None:

@@ -205,6 +205,42 @@ LABELS = sa.Table(
     sa.Column("seq", sa.Integer, sa.ForeignKey("ledger.seq"), nullable=False, unique=True),
     sa.Index("labels_by_card", "card", "image", "what"),
 )
+# What people answered to reports. A signed answer has `key` and `signature`, one that anybody may have typed has none;
+# `problem` says why such a one is no answer. Never changed.
+REVIEWS = sa.Table(
+    "reviews",
+    META,
+    sa.Column("review", sa.Text, primary_key=True),
+    sa.Column("case", sa.Text, sa.ForeignKey("cases.case"), nullable=False),
+    sa.Column("report", sa.Text, nullable=False),
+    sa.Column("page", sa.Text, nullable=False),
+    sa.Column("decision", sa.Text, nullable=False),
+    sa.Column("comment", sa.Text, nullable=False),
+    sa.Column("mask_sha256", sa.Text),
+    sa.Column("by", sa.Text, nullable=False),
+    sa.Column("at", sa.Text, nullable=False),
+    sa.Column("key", sa.Text),
+    sa.Column("signature", sa.Text, unique=True),
+    sa.Column("problem", sa.Text, nullable=False),
+    sa.Column("seq", sa.Integer, sa.ForeignKey("ledger.seq"), nullable=False, unique=True),
+    sa.Index("reviews_by_case", "case"),
+)
+# Labels that are asked for: `wants` is "blind", or "any" that is not the network's own answer.
+LABEL_REQUESTS = sa.Table(
+    "label_requests",
+    META,
+    sa.Column("request", sa.Text, primary_key=True),
+    sa.Column("case", sa.Text, sa.ForeignKey("cases.case"), nullable=False),
+    sa.Column("study", sa.Text, sa.ForeignKey("studies.study"), nullable=False),
+    sa.Column("patient", sa.Text, nullable=False),
+    sa.Column("card", sa.Text, nullable=False),
+    sa.Column("wants", sa.Text, nullable=False),
+    sa.Column("why", sa.Text, nullable=False),
+    sa.Column("by", sa.Text, nullable=False),
+    sa.Column("at", sa.Text, nullable=False),
+    sa.Column("seq", sa.Integer, sa.ForeignKey("ledger.seq"), nullable=False, unique=True),
+    sa.Index("label_requests_by_study", "study"),
+)
 # On which side a patient stands, for every model of this store: see `medrec.splits`.
 SIDES = sa.Table(
     "sides",
