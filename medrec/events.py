@@ -68,6 +68,7 @@ KINDS: Mapping[str, Kind] = {
     "match lifted": Kind(("case", "lesion", "by", "why"), ("case",), frozenset({"lesions matched"}), _GONE),
     NIGHT_FINISHED: Kind(("batch", "started_at", "finished_at", "summary"), ("batch",)),
     NIGHT_REWRITTEN: Kind(("batch", "summary", "why"), ("batch",)),
+    # `tags` and `files` are digests by name, keyed with the salt in the night's summary where it says `keyed`.
     "batch delivered": Kind(("batch", "to", "what", "tags", "head"), ("batch",)),
     # `report` is the SHA-256 of the report that was read.
     "review": Kind(("case", "report", "by", "decision"), ("case",), after=_ANALYSED, never_after=_GONE),
