@@ -73,6 +73,7 @@ KINDS: Mapping[str, Kind] = {
     "match lifted": Kind(("case", "lesion", "by", "why"), ("case",), frozenset({MATCHED}), _GONE),
     NIGHT_FINISHED: Kind(("batch", "started_at", "finished_at", "summary"), ("batch",)),
     NIGHT_REWRITTEN: Kind(("batch", "summary", "why"), ("batch",)),
+    # `tags` and `files` are digests by name, keyed with the salt in the night's summary where it says `keyed`.
     "batch delivered": Kind(("batch", "to", "what", "tags", "head"), ("batch",)),
     # `report` is the SHA-256 of the report that was read. A signed one says more: see `medrec.signing.SIGNED`.
     "review": Kind(("case", "report", "by", "decision"), ("case",), after=_ANALYSED, never_after=_GONE),
