@@ -238,7 +238,7 @@ def test_sentences_of_pairs_with_known_differences() -> None:
     pairs = [Pair(f"p{n}", 10.0, 12.0, 0.9, "finding", "finding" if n else "nothing marked") for n in range(10)]
     said = sentences(pairs)
     assert said[0] == "10 studies of 10 patients were seen by both"
-    assert said[1] == "another verdict in 1 studies; share of patients 0.100 [0.018, 0.404]"
+    assert said[1] == "another verdict in 1 studies; share of patients 0.100 [0.003, 0.445]"
     assert said[2].startswith("volume, challenger less champion: 2.000 [")
     assert sentences(pairs[:1])[-1] == "too few for an interval"
     # Wilson 1927, as in Newcombe 1998, Statistics in Medicine 17, table I, method 3: 81 of 263.
