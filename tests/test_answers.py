@@ -211,9 +211,7 @@ def attack(home: Home, store: Store, case: str, name: str) -> None:
     {
         "another tag": lambda: client(home).set_tag(row.mlflow_run_id, "medrec.review", "rejected, signed by DOE"),
         "no tag": lambda: client(home).delete_tag(row.mlflow_run_id, "medrec.review"),
-        "a better share": lambda: client(home).log_metric(
-            monitoring.run_id, f"agreement.tiny.{row.version}", 0.5, step=999999
-        ),
+        "a better share": lambda: client(home).log_metric(monitoring.run_id, share, 0.5, step=999999),
         "a metric of nobody": lambda: client(home).log_metric(monitoring.run_id, "quality", 1.0),
         "no monitoring": lambda: client(home).delete_run(monitoring.run_id),
     }[name]()
