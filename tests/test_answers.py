@@ -271,11 +271,11 @@ def test_a_report_on_which_nobody_decided_in_time_is_counted_and_a_claim_is_no_d
     now = datetime.now(UTC)
     assert overdue(store, own.settings, now + timedelta(days=6)) == ()
     late = now + timedelta(days=8)
-    assert set(overdue(store, own.settings, late)) == set(cases)
+    assert {(one.case, one.days) for one in overdue(store, own.settings, late)} == {(case, 8) for case in cases}
     accept(store, cases[0], "DOE", AT)
     row = store.reviews(cases[0])[0]
     store.claim_review(replace(row, case=cases[1], key=None, signature=None))
-    assert overdue(store, own.settings, late) == (cases[1],)
+    assert [one.case for one in overdue(store, own.settings, late)] == [cases[1]]
     nobody = own.settings.model_copy(update={"people": ()})
     assert overdue(store, nobody, late) == (), "where nobody can sign, a claim is all there is"
     assert overdue(store, own.settings.model_copy(update={"review": None}), late) == ()
@@ -448,7 +448,7 @@ def test_a_night_reads_answers_reports_what_is_overdue_and_the_next_does_not_for
         connection.exec_driver_sql("UPDATE cases SET finished_at = '2026-01-01T00:00:00Z'")
     summary = a_night(done / "in", home.root, own)
     assert summary.reviews == {"accepted": 1, "rejected, claimed": 1, "overdue": 1}
-    assert summary.overdue == (cases[1],)
+    assert [one["case"] for one in summary.overdue] == [cases[1]]
     assert "1 reports have waited for a review for more than 7 days" in "\n".join(summary.warnings)
     assert shown(home, store, cases[0]) == "accepted, signed by DOE"
 

@@ -120,7 +120,9 @@ def test_a_mask_that_another_case_shares_stays_when_one_is_erased(
         synchronise(home, store, depot)
         one, _ = store.cases()
         privacy.erase(one.patient, home, store, tiny)
-        assert synchronise(home, store, depot).taken_away == len(OUTPUTS) - 3  # mask, coarse image and thumbnail are shared
+        assert (
+            synchronise(home, store, depot).taken_away == len(OUTPUTS) - 3
+        )  # mask, coarse image and thumbnail are shared
         shutil.rmtree(home.reports)
         home.reports.mkdir(mode=0o700)
         assert restore(home, store, depot) == (len(OUTPUTS), ())

@@ -129,7 +129,7 @@ def test_a_change_at_one_site_is_on_record_shown_and_told_once_and_the_other_sit
     found = watching.look(home, store, own, NOW)
     (words,) = found.alarms
     assert words.startswith("tiny, South, scanner SIEMENS 3 T dddddd: 'FLAIR noise' changed about 2026-03-")
-    assert (found.exit_code, found.checks, found.studies) == (1, {"ledger": ()}, 260)
+    assert (found.exit_code, found.checks, found.studies) == (1, {"ledger": (), "reviews": ()}, 260)
     ((_, record),) = store.of_kinds("drift found")
     assert (record.facts["site"], record.facts["feature"], record.facts["text"]) == (SOUTH, "FLAIR noise", words)
     (run,) = (r for r in Tracker(home, "medrec").runs() if r.name == "monitoring")
@@ -137,7 +137,7 @@ def test_a_change_at_one_site_is_on_record_shown_and_told_once_and_the_other_sit
     assert words.replace("'", "&#x27;") in page
     assert "<script" not in page
     assert "http" not in page.replace("http-equiv", "")
-    assert (run.metrics["alarms"], run.metrics["streams"], run.metrics["problems_ledger"]) == (1, 6, 0)
+    assert [run.metrics[f"watch.{n}"] for n in ("alarms", "streams", "problems_ledger")] == [1, 6, 0]
     assert any(words in warning for warning in standing(home, store, own.settings, NOW).warnings)
 
     again = watching.look(home, store, own, NOW)
@@ -176,10 +176,12 @@ def test_a_check_that_cannot_be_made_says_so_and_stops_no_other(
 def test_what_others_show_in_the_monitoring_run_stays(home: Home, store: Store, own: Configuration) -> None:
     from medrec.delivery import deliver_monitoring
 
-    deliver_monitoring(store, Tracker(home, "medrec"), {"agreement": 0.9}, {"reviews.html": "<p>fine"})
+    deliver_monitoring(
+        store, Tracker(home, "medrec"), "other", {"other.share": [(1, 0.9)]}, {"reviews.html": "<p>fine"}
+    )
     watching.look(home, store, own, NOW)
     (run,) = (r for r in Tracker(home, "medrec").runs() if r.name == "monitoring")
-    assert run.metrics["agreement"] == 0.9
+    assert run.metrics["other.share"] == 0.9
     assert list(verification.verify_mlflow(home, store, "medrec")) == []
     Path(run.place.removeprefix("file://"), "reviews.html").write_text("<p>bad")
     (problem,) = verification.verify_mlflow(home, store, "medrec")
@@ -227,7 +229,7 @@ def test_the_command_says_all_in_one_object_and_exits_by_what_it_found(tmp_path:
     result = CliRunner().invoke(app, ["monitor", "--home", str(home.root), "--config", str(folder), "--json"])
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
-    assert (told["alarms"], told["checks"], told["streams"]) == ([], {"ledger": []}, 0)
+    assert (told["alarms"], told["checks"], told["streams"]) == ([], {"ledger": [], "reviews": []}, 0)
 
 
 def test_the_monitor_is_a_deployment_with_a_schedule_of_its_own(
