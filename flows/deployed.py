@@ -21,7 +21,7 @@ from flows import run_nightly, run_retrain
 from flows.sharded import shard
 from medrec import backfill as backfilling
 from medrec import config as configurations
-from medrec import notices, retraining
+from medrec import notices
 from medrec.accounts import Summary
 from medrec.cli.nights import request_of
 from medrec.config import Configuration, Settings
@@ -101,6 +101,8 @@ def retrain() -> "State[None]":
 
 
 def _retrained(name: str, new_labels: int, configuration: Configuration) -> str:
+    from medrec import retraining  # torch and MONAI take seconds, which only a training has to give
+
     request = retraining.Request(name, home(), configuration, BY, if_new_labels=new_labels)
     outcome = run_retrain(request, lambda *_: None, lambda line: None)
     return f"{name}: {outcome.status}"

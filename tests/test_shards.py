@@ -1,4 +1,4 @@
-"""A night is shared: workers plan what the coordinator planned, every study is done once, and what they leave is not lost.
+"""A night is shared: workers plan what its coordinator planned, do every study once, and what they leave is not lost.
 
 Workers are threads here; `test_workers` has processes, PostgreSQL and a Prefect server.
 """

@@ -24,6 +24,7 @@ from medrec.store.tables import (
 )
 
 Row = tuple[str, ...]
+READINGS = 10  # a night writes a record in seconds, and a reading takes less
 SEALED_OF_LABEL = ("card", "what", "origin", "by", "content", "source", "pixels")
 
 
@@ -31,7 +32,17 @@ class Consistency(Labelled):
     """What the store's rows say otherwise than its ledger; cases are for `Ledger.verify`."""
 
     def contradictions(self) -> Iterator[Problem]:
-        """Every row that no record tells of, and every record whose row is gone or changed."""
+        """Every row that no record tells of, and every record whose row is gone or changed.
+
+        Records and rows are read one after the other: what seems wrong while a night writes is looked at again.
+        """
+        for _ in range(READINGS):
+            head, found = self._last(), tuple(self._contradictions())
+            if not found or self._last() == head:
+                break
+        yield from found
+
+    def _contradictions(self) -> Iterator[Problem]:
         told = _Told.of(self.ledger())
         yield from self._nights(told)
         c = ACCEPTED.c
