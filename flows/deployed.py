@@ -20,7 +20,7 @@ from prefect.states import Completed, Failed
 from flows import run_nightly, run_retrain
 from flows.monitor import looked
 from flows.sharded import shard
-from medrec import answers, notices, retraining
+from medrec import answers, notices
 from medrec import backfill as backfilling
 from medrec import config as configurations
 from medrec.accounts import Summary
@@ -110,6 +110,8 @@ def retrain() -> "State[None]":
 
 
 def _retrained(name: str, new_labels: int, configuration: Configuration) -> str:
+    from medrec import retraining  # torch and MONAI take seconds, which only a training has to give
+
     request = retraining.Request(name, home(), configuration, BY, if_new_labels=new_labels)
     outcome = run_retrain(request, lambda *_: None, lambda line: None)
     return f"{name}: {outcome.status}"

@@ -33,8 +33,7 @@ def shard(batch: str, number: int, of: int) -> "State[None]":
     folder = os.environ.get("MEDREC_CONFIG")
     try:
         configuration = config.load(Path(folder) if folder else None)
-        request = shards.read(home, batch).request(home, configuration)
-        with _slot(), shards.Shard(request, batch, number, of) as part, told_to_stop(part):
+        with _slot(), shards.Shard(home, configuration, batch, number, of) as part, told_to_stop(part):
             part.scan()
             if part.has_work:
                 part.get_ready()

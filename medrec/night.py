@@ -108,13 +108,11 @@ class Night:
         self._held.close()
 
     def _open(self) -> None:
-        request, now = self._request, datetime.now(UTC)
-        self._store = Store.open(request.home.store_url)
-        configuration, self._disabled = registry.in_force(request.configuration, request.home, self._store)
-        if problems := unaccepted(configuration):
-            raise ConfigError(problems)
+        now = datetime.now(UTC)
+        self._store = Store.open(self._request.home.store_url)
+        self._take_what_is_in_force()
+        request, configuration = self._request, self._request.configuration
         self._store.start_batch(self.batch, _iso(now))
-        self._request = replace(request, configuration=configuration)
         # Who holds the home's lock is alone in it: what its night still holds, a killed one left.
         self._store.free_claims(request.home.worker)
         if not self._store.claims(_iso(now)):
@@ -126,6 +124,14 @@ class Night:
         self._read_from()
         self._note_configuration(now)
         self._tracker = self._reach_mlflow(now)
+
+    def _take_what_is_in_force(self) -> None:
+        """Put promoted versions in the place of the configuration's own. Raises ConfigError with every mistake."""
+        request = self._request
+        configuration, self._disabled = registry.in_force(request.configuration, request.home, self._store)
+        if problems := unaccepted(configuration):
+            raise ConfigError(problems)
+        self._request = replace(request, configuration=configuration)
 
     def _read_from(self) -> None:
         request, configuration = self._request, self._request.configuration

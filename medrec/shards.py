@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
+from medrec.accounts import CaseLine
 from medrec.config import Configuration
 from medrec.disk import replace_file
 from medrec.errors import DataError
@@ -56,9 +57,7 @@ class Shared:
         )
 
     def request(self, home: Home, configuration: Configuration) -> Request:
-        """The same night for a worker. Raises DataError when the worker's configuration is another one."""
-        if configuration.sha256 != self.configuration:
-            raise DataError("this worker's configuration or cards are not those of the night; give it the same folder")
+        """The same night for a worker, with the configuration that it was given."""
         return Request(
             Path(self.input),
             home,
@@ -87,8 +86,10 @@ def read(home: Home, batch: str) -> Shared:
 class Shard(Night):
     """A worker's part of a night that somebody else coordinates: no lock, no MLflow, no end of its own."""
 
-    def __init__(self, request: Request, batch: str, number: int, of: int) -> None:
-        super().__init__(request)
+    def __init__(self, home: Home, configuration: Configuration, batch: str, number: int, of: int) -> None:
+        """Raises DataError when the night is over."""
+        self._shared = read(home, batch)
+        super().__init__(self._shared.request(home, configuration))
         self.batch = batch
         self.number, self._of = number, of
 
@@ -96,16 +97,25 @@ class Shard(Night):
         """The coordinator holds the home."""
 
     def _open(self) -> None:
+        self._store = Store.open(self._request.home.store_url)
+        self._take_what_is_in_force()
         request = self._request
-        self._store = Store.open(request.home.store_url)
+        if request.configuration.sha256 != self._shared.configuration:
+            raise DataError("this worker's configuration or cards are not those of the night; give it the same folder")
         name = f"{request.home.worker}/{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
         self._leases = Leases(self._store, name, request.configuration.settings.workers.lease)
         self._read_from()
 
     def told(self) -> str:
-        """What it did, in a few words; its seconds by stage are left for the coordinator."""
-        replace_file(_seconds_of(self), json.dumps(self.pace.seconds).encode())
+        """What it did, in a few words."""
         return self.summary().outcome
+
+    def _analyse(self, planned: Planned) -> CaseLine:
+        """Leave the seconds by stage for the coordinator while the case is held: it waits until none is."""
+        line = super()._analyse(planned)
+        with self._noting:
+            replace_file(_seconds_of(self), json.dumps(self.pace.seconds).encode())
+        return line
 
     def pending(self) -> Iterator[Planned]:
         """Its own share first, then what the others have not come to; none once the night is over."""
@@ -138,8 +148,8 @@ class Shard(Night):
 def coordinate(night: Night, start: Start, progress: Callable[[int, int], None]) -> None:
     """Share a scanned night among workers, and bring to MLflow what they finish.
 
-    Returns when every case is finished, when the night was stopped or its window closed, or when nobody has worked for
-    the configured patience: `Night.lead` is for what is left then.
+    Returns when every case is finished and let go of, when the night was stopped or its window closed, or when nobody
+    has worked for the configured patience: `Night.lead` is for what is left then.
     """
     settings = night.request.configuration.settings.workers
     shared = place(night.request.home, night.batch)
@@ -169,6 +179,9 @@ def _watch(night: Night, patience_s: float, progress: Callable[[int, int], None]
         if now < left or at_work:
             left, last = now, time.monotonic()
         ending = night.is_over()
-        if not now or time.monotonic() - last > patience_s or (ending and not at_work):
+        if (not now or ending) and not at_work:
+            return
+        if time.monotonic() - last > patience_s:
+            night.warn(f"no worker was at it for {patience_s:g} s; the {now} studies that are left are done alone")
             return
         time.sleep(LOOK_EVERY_S)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-SUPERUSER = "medrec"
+SUPERUSER = "postgres"
 
 
 def _program(name: str) -> str | None:
@@ -50,7 +50,7 @@ def postgresql() -> Iterator[Callable[[], str]]:
 
     data = folder / "data"
     run(initdb, "-D", data, "-U", SUPERUSER, "-A", "trust", "-E", "UTF8", "--no-sync", "--no-instructions")
-    options = f"-c listen_addresses='' -c fsync=off -c max_connections=40 -k {folder}"
+    options = f"-c listen_addresses='' -c fsync=off -c max_connections=80 -k {folder}"
     run(pg_ctl, "-D", data, "-o", options, "-l", folder / "log", "-w", "start")
     numbers = itertools.count()
 

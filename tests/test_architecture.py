@@ -14,10 +14,16 @@ def test_rooms_import_only_what_their_contracts_allow() -> None:
 
 
 def test_help_imports_none_of_the_big_libraries() -> None:
-    big = "('torch', 'monai', 'mlflow', 'prefect', 'numpy')"
-    code = f"import medrec.cli, sys; print([m for m in {big} if m in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
+    big = "('torch', 'monai', 'mlflow', 'prefect', 'sqlalchemy', 'pydantic', 'pydicom', 'numpy', 'scipy', 'yaml')"
+    code = f"""
+import atexit, sys
+atexit.register(lambda: print([m for m in {big} if m in sys.modules]))
+from medrec.cli import main
+main()
+"""
+    for words in (["--help"], ["--version"]):
+        result = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+        assert result.stdout.splitlines()[-1] == "[]", words
 
 
 def test_top_level_holds_what_it_should() -> None:

@@ -19,7 +19,7 @@ from alembic.runtime.migration import MigrationContext
 from reviewers import accept, answer, reported, signer
 
 from medrec import store as room
-from medrec.audit import GENESIS
+from medrec.audit import GENESIS, AuditRecord
 from medrec.database import VERSION_TABLE
 from medrec.errors import ConfigError, DataError, WorldError
 from medrec.report import Status, Verdict
@@ -922,3 +922,19 @@ def test_a_store_of_the_first_schema_is_brought_up_to_this_one_with_its_records(
     with Store.open(url) as store:
         assert store.salt("patient") == ""
         assert [record.digest for _, record in store.about("case key")] == [old.digest]
+
+
+def test_a_record_that_comes_while_records_and_rows_are_compared_is_no_contradiction(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, kinds = store.ledger, iter(("model trained", "model evaluated"))
+
+    def read_while_somebody_writes() -> Iterator[AuditRecord]:
+        yield from tuple(read())
+        for kind in kinds:
+            store.append(kind, AT, {"card": "c", "weights": {}, "evaluation": "digest"})
+            return
+
+    monkeypatch.setattr(store, "ledger", read_while_somebody_writes)
+    assert list(store.contradictions()) == []
+    assert store.position()[0] == 2

@@ -15,16 +15,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from postgres import SUPERUSER
 from test_chaos import check
 from tiny import ready_home, tiny_folder, tiny_studies
 
+from medrec.home import Home
 from medrec.store import Store
 
 pytest_plugins = ["postgres"]
 ROOT = Path(__file__).parent.parent
-PATIENCE_S = 300.0
+SLOTS = ("gpu-a-0", "gpu-b-0")
+PATIENCE_S = 600.0  # a limit for what hangs; a busy machine needs minutes
 
 
 def blocks() -> list[list[str]]:
@@ -65,8 +69,12 @@ class Shell:
         # The last command in front of `&` is 0 at once.
         self._process.stdin.write("\n".join(lines) + f"\necho $? > {told}\n")
         self._process.stdin.flush()
-        until(lambda: told.exists() and told.read_text().strip() != "", f"{lines[-1]}: {self.log.read_text()[-2000:]}")
-        assert told.read_text().strip() == "0", f"{lines}: {self.log.read_text()[-3000:]}"
+        until(lambda: told.exists() and told.read_text().strip() != "", lambda: f"{lines[-1]}: {self.told()}")
+        assert told.read_text().strip() == "0", f"{lines}: {self.told()}"
+
+    def told(self) -> str:
+        """The end of what was said."""
+        return self.log.read_text()[-3000:]
 
     def end(self) -> None:
         """End the shell and everything that it began."""
@@ -90,11 +98,12 @@ def marked(mark: str) -> list[int]:
     return found
 
 
-def until(holds: Callable[[], object], what: str, within_s: float = PATIENCE_S) -> None:
+def until(holds: Callable[[], object], what: Callable[[], str], within_s: float = PATIENCE_S) -> None:
+    """Wait for a fact; `what` says which when it does not come."""
     end = time.monotonic() + within_s
     while not holds():
-        assert time.monotonic() < end, f"not within {within_s:.0f} s: {what}"
-        time.sleep(0.2)
+        assert time.monotonic() < end, f"not within {within_s:.0f} s: {what()}"
+        time.sleep(0.1)
 
 
 @pytest.fixture
@@ -135,9 +144,10 @@ def test_readmes_commands_lead_to_a_scheduled_night_on_one_machine(shell: Shell,
     end_of_file = commands.index("END")
     commands.insert(end_of_file, "models: [tiny]")
     shell.run(*commands[: serving + 2])
-    until(lambda: set((home / "batches").glob("*.json")) - before, f"a night: {shell.log.read_text()}")
+    until(lambda: set((home / "batches").glob("*.json")) - before, lambda: f"a night: {shell.told()}")
     shell.run(*commands[serving + 2 :])
-    check(home, 2)
+    with Home(home).lock(patience_s=PATIENCE_S):  # a night still writes after its summary
+        check(home, 2)
 
 
 @pytest.mark.slow
@@ -149,7 +159,7 @@ def test_sigterm_lets_a_night_in_prefect_end_in_order(tmp_path: Path) -> None:
     command += ["--home", str(home), "--config", str(own)]
     outside = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT", "MEDREC"))}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=outside) as night:
-        until(lambda: list(home.glob("reports/*/report.json")) or night.poll() is not None, "a first report")
+        until(lambda: list(home.glob("reports/*/report.json")) or night.poll() is not None, lambda: "a first report")
         night.terminate()
         told, complaints = night.communicate(timeout=PATIENCE_S)
     assert night.returncode == 0, complaints
@@ -163,42 +173,48 @@ def test_sigterm_lets_a_night_in_prefect_end_in_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not os.environ.get("MEDREC_WORKERS"), reason="needs a machine of its own: MEDREC_WORKERS=1")
 def test_readmes_commands_lead_to_several_workers_and_one_that_is_killed_loses_no_study(
     shell: Shell, tmp_path: Path, postgresql: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    studies, store_url, port = 16, postgresql(), free_port()
+    studies, port = 12, free_port()
+    cluster = parse_qs(urlsplit(postgresql()).query)["host"][0]
+    store_url = f"postgresql+psycopg://medrec@/medrec?host={cluster}"
     own = tiny_folder(tmp_path / "own", schedule={"cron": "0 20 * * *", "input": str(tmp_path / "in")})
     tiny_studies(tmp_path / "in", studies)
     monkeypatch.setenv("MEDREC_STORE", store_url)
     home = tmp_path / "home"
     places = {"/shared/medrec": str(home), "/etc/medrec": str(own)}
-    places |= {"postgresql+psycopg://medrec@database.hospital/medrec": f"'{store_url}'"}
+    places |= {f"@database.hospital/{name}": f"@/{name}?host={cluster}" for name in ("medrec", "prefect")}
     places |= {"prefect.hospital:4200": f"127.0.0.1:{port}", "--host 0.0.0.0": f"--host 127.0.0.1 --port {port}"}
     places |= {"{shards: 2}": "{shards: 2, lease_s: 5, patience_s: 240}", "MEDREC_DEVICE=cuda:0": "MEDREC_DEVICE=cpu"}
-    commands = put_in(blocks()[1], places)[1:]  # the fixture made the database
+    commands = put_in(blocks()[1], places)
     server = next(n for n, line in enumerate(commands) if "server start" in line)
     shell.run(f"export DO_NOT_TRACK=true PREFECT_HOME={tmp_path / 'prefect'} PREFECT_SERVER_ANALYTICS_ENABLED=false")
+    shell.run(f"export PGHOST={cluster} PGUSER={SUPERUSER}")
     shell.run(*commands[: server + 1])
     url = f"http://127.0.0.1:{port}/api"
-    until(lambda: answers(url), "Prefect's server")
+    until(lambda: answers(url), lambda: f"Prefect's server: {shell.told()}")
     for command in commands[server + 1 :]:
         shell.run(command)
-    until(home.is_dir, "the nightly run")
+    until(home.is_dir, lambda: f"the nightly run: {shell.told()}")
     with Store.open(store_url) as store:
-        until(lambda: victim(store), f"a worker at work: {shell.log.read_text()[-2000:]}")
-        killed = time.monotonic()
-        for pid in marked("MEDREC_SLOT=gpu-a-0"):
+        until(lambda: at_work(store), lambda: f"a worker at work: {shell.told()}")
+        killed = next(iter(at_work(store)), SLOTS[0])
+        for pid in marked(f"MEDREC_SLOT={killed}"):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        until(lambda: any(b.summary for b in store.batches()), f"the night's end: {shell.log.read_text()[-3000:]}")
+        until(lambda: any(b.summary for b in store.batches()), lambda: f"the night's end: {shell.told()}")
         (batch,) = store.batches()
         summary = json.loads(batch.summary or "")
     assert [c["status"] for c in summary["cases"]] == ["analysed"] * studies
     assert summary["stages"]["predict"] > 0
-    check(home, studies)
-    until(lambda: slots(url) == {"gpu-a-0": 0, "gpu-b-0": 0}, "the slot of the worker that died is free", 150)
-    assert time.monotonic() - killed < 400
+    assert summary["warnings"] == []
+    with Home(home).lock(patience_s=PATIENCE_S):  # the night still writes after its summary
+        check(home, studies)
+    until(
+        lambda: slots(url) == dict.fromkeys(SLOTS, 0),
+        lambda: f"the slot of the worker that died is free: {shell.told()}",
+    )
 
 
 def answers(url: str) -> bool:
@@ -207,10 +223,10 @@ def answers(url: str) -> bool:
     return False
 
 
-def victim(store: Store) -> bool:
-    """Whether host a's worker is on a case."""
+def at_work(store: Store) -> list[str]:
+    """The slots whose workers are on a case."""
     held = {worker.rpartition("-")[0].rpartition("-")[2] for worker in store.claims("").values() if "/" in worker}
-    return bool({str(pid) for pid in marked("MEDREC_SLOT=gpu-a-0")} & held)
+    return [slot for slot in SLOTS if {str(pid) for pid in marked(f"MEDREC_SLOT={slot}")} & held]
 
 
 def slots(url: str) -> dict[str, int]:
