@@ -104,8 +104,20 @@ def findings_of(said: PicturePrediction, spacing: tuple[float, float]) -> findin
     return found
 
 
-def verdict(images: tuple[ImageFacts, ...]) -> Verdict:
-    """A finding where anything is outlined."""
+def strangers(said: tuple[PicturePrediction, ...]) -> tuple[str, ...]:
+    """Why there is no plain verdict: images that are unlike what the model learnt from."""
+    strange = [s.strangeness for s in said if s.strangeness is not None and s.strangeness.words is not None]
+    if not strange:
+        return ()
+    worst = max(strange, key=lambda s: s.share_of_limit)
+    where = "" if len(said) == 1 else f"{len(strange)} of {len(said)} images: "
+    return (f"{where}{worst.words}",)
+
+
+def verdict(images: tuple[ImageFacts, ...], said: tuple[PicturePrediction, ...] = ()) -> Verdict:
+    """A finding where anything is outlined; none where an image is unlike what the model learnt from."""
+    if strangers(said):
+        return Verdict.INCONCLUSIVE
     return Verdict.FINDING if any(i.outlined for i in images) else Verdict.NOTHING_MARKED
 
 

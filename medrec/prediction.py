@@ -23,6 +23,7 @@ from medrec.fields import Positive as Positive
 from medrec.fields import Sha256 as Sha256
 from medrec.fields import Share as Share
 from medrec.kinds import Kind
+from medrec.uncertainty import Held, Uncertainty
 from medrec.volume import Volume
 
 # The header fields that a card may route by. Free text is matched inside the DICOM room and never leaves it.
@@ -144,6 +145,22 @@ class Network(Frozen):
     training: OwnRecipe | None = None
 
 
+class Familiarity(Frozen):
+    """What the patients looked like that the networks learnt from (see `medrec.familiarity`), in a file like weights.
+
+    A study whose distance is above `limit` gets no plain verdict. `alarms` says how many familiar patients that takes,
+    `risk_coverage` the mean `measure` of the most familiar share of held-out patients, for each share; `on` says whom.
+    """
+
+    weights: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+\.safetensors$")]
+    sha256: Sha256
+    limit: Positive
+    alarms: Held
+    measure: str = "Dice"
+    risk_coverage: tuple[tuple[float, float], ...] = ()
+    on: str = ""
+
+
 class Decision(Frozen):
     """From probabilities to marks: the thresholds that change results."""
 
@@ -234,6 +251,8 @@ class ModelCard(Frozen):
     gate: Gate | None = None
     robustness: Robustness | None = None
     running: Running = Running()
+    familiarity: Familiarity | None = None
+    uncertainty: Uncertainty | None = None
 
     @model_validator(mode="after")
     def _whole_volumes_are_outlined_only(self) -> "ModelCard":
@@ -251,7 +270,7 @@ class ModelCard(Frozen):
 
     @model_validator(mode="after")
     def _networks_have_weights_of_their_own(self) -> "ModelCard":
-        files = [n.weights for n in self.networks.values()]
+        files = [n.weights for n in self.files.values()]
         if len(set(files)) < len(files):
             raise ValueError("weights: two networks name the same file")
         return self
@@ -271,7 +290,8 @@ class ModelCard(Frozen):
         Keys are sorted but for those of `inputs`: their order is the order of the networks' channels.
         """
         fields = self.model_dump(mode="json")
-        for name in without_defaults(self, "returned", "split", "early_stop", "gate", "robustness", "running"):
+        names = ("returned", "split", "early_stop", "gate", "robustness", "running", "familiarity", "uncertainty")
+        for name in without_defaults(self, *names):
             del fields[name]
         for name in without_defaults(self.preprocessing, "depth", "window"):
             del fields["preprocessing"][name]
@@ -292,9 +312,14 @@ class ModelCard(Frozen):
         return parts if self.classification is None else parts | {"classification": self.classification}
 
     @property
+    def files(self) -> "dict[str, Network | Familiarity]":
+        """Every file that the card pins, by its place in the card: the networks' weights first."""
+        return with_familiarity(self.networks, self.familiarity)
+
+    @property
     def weights_digest(self) -> str:
-        """sha256 that stands for the weights of all networks of the card."""
-        return digest_of_weights(self.networks.values())
+        """sha256 that stands for all files of the card."""
+        return digest_of_weights(self.files.values())
 
     @property
     def minimum_volume_ml(self) -> float:
@@ -307,9 +332,16 @@ def without_defaults(card: Frozen, *names: str) -> tuple[str, ...]:
     return tuple(n for n in names if getattr(card, n) == type(card).model_fields[n].default)
 
 
-def digest_of_weights(networks: Iterable[Network]) -> str:
-    """sha256 that stands for the weights of several networks."""
-    return hashlib.sha256(" ".join(n.sha256 for n in networks).encode()).hexdigest()
+def with_familiarity(
+    networks: Mapping[str, Network], familiarity: Familiarity | None
+) -> "dict[str, Network | Familiarity]":
+    """The files of a card, of either kind, by their place in it."""
+    return {**networks} if familiarity is None else {**networks, "familiarity": familiarity}
+
+
+def digest_of_weights(files: Iterable[Network | Familiarity]) -> str:
+    """sha256 that stands for several files."""
+    return hashlib.sha256(" ".join(f.sha256 for f in files).encode()).hexdigest()
 
 
 def _sorted(value: Any) -> Any:
@@ -318,19 +350,38 @@ def _sorted(value: Any) -> Any:
     return [_sorted(v) for v in value] if isinstance(value, list) else value
 
 
+@dataclass(frozen=True, slots=True)
+class Strangeness:
+    """How far an image lies from those of the training, where 1 is the card's limit, and in what most of all."""
+
+    share_of_limit: float
+    part: str
+
+    @property
+    def words(self) -> str | None:
+        """Why there is no plain verdict, for people; None within the limit."""
+        if self.share_of_limit <= 1:
+            return None
+        return (
+            f"unlike what the model learnt from: {self.share_of_limit:.2f} times as far from it as the card allows, most "
+            f"of all in {self.part}; another disease, sequence, scanner or part of the body, or a treated patient?"
+        )
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
     """What the networks of one card say, on the grid of the card's grid input.
 
     probability (i, j, k) float32 in 0..1; mask (i, j, k) bool; slice_probability (k,) float32 in 0..1 from the
     classifier, a network of its own, or None where the card has none. `device` says what computed it where that is
-    not what was asked for: memory ran out.
+    not what was asked for: memory ran out. `strangeness` is how unlike the training patients the study is.
     """
 
     probability: npt.NDArray[np.float32]
     mask: npt.NDArray[np.bool_]
     slice_probability: npt.NDArray[np.float32] | None
     device: str = ""
+    strangeness: "Strangeness | None" = None
 
     def __post_init__(self) -> None:
         for values in (self.probability, self.slice_probability):

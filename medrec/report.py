@@ -108,6 +108,10 @@ class Report:
     code_version: str
     device: str
     images: tuple[ImageFacts, ...] = ()
+    # Where the true volume of all that was to be marked lies, in ml, as often as the card says; None where none is told.
+    volume_interval_ml: tuple[float, float] | None = None
+    # How far the study lies from those that the model learnt from, where 1 is the card's limit.
+    strangeness: float | None = None
 
     def facts(self) -> dict[str, Any]:
         """JSON-able copy."""
@@ -193,10 +197,17 @@ def _disagreement(
     return [f"the networks disagree: nothing is outlined, but {longest} neighbouring slices are called positive"]
 
 
-def verdict_text(verdict: Verdict, findings: Sequence[Finding], card: ModelCard, nominal: bool) -> str:
-    """The verdict in one careful sentence; `nominal` is said beside every size."""
+def verdict_text(
+    verdict: Verdict,
+    findings: Sequence[Finding],
+    card: ModelCard,
+    nominal: bool,
+    interval_ml: tuple[float, float] | None = None,
+) -> str:
+    """The verdict in one careful sentence; `nominal` is said beside every size, `interval_ml` after the volume."""
     ml = "ml (nominal)" if nominal else "ml"
     if verdict is Verdict.FINDING:
+        ml += interval_text(interval_ml, card)
         total_ml = sum(f.volume_mm3 for f in findings) / 1000
         side = findings[0].side
         where = f"on the {side}" if side in ("left", "right") else f"({side})" if side == SIDE_UNKNOWN else f"on {side}"
@@ -213,10 +224,23 @@ def verdict_text(verdict: Verdict, findings: Sequence[Finding], card: ModelCard,
     return f"No verdict: {marked}, but the result cannot be relied on for the reasons given."
 
 
-def picture_text(images: Sequence[ImageFacts], card: PictureCard) -> str:
+def interval_text(interval_ml: tuple[float, float] | None, card: ModelCard) -> str:
+    """What stands in brackets behind a volume, with its blank; "" where there is no interval."""
+    if interval_ml is None or card.uncertainty is None:
+        return ""
+    digits = 1 if interval_ml[1] < 10 else 0
+    return f" [{card.uncertainty.level:.0%} interval {interval_ml[0]:.{digits}f} to {interval_ml[1]:.{digits}f}]"
+
+
+def picture_text(images: Sequence[ImageFacts], card: PictureCard, verdict: Verdict | None = None) -> str:
     """What is said of a study of single images, in careful sentences."""
     marked = [i for i in images if i.outlined]
     count = "1 image" if len(images) == 1 else f"{len(images)} images"
+    if verdict is Verdict.INCONCLUSIVE:
+        return (
+            f"No verdict: something is outlined in {len(marked)} of {count}, but the result cannot be relied on for the "
+            "reasons given."
+        )
     if not marked:
         return (
             f"No region of at least {card.decision.minimum_area_px} pixels was marked in {count}; this does not "

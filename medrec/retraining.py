@@ -229,7 +229,7 @@ class Retraining:
         finished = task.train(self._learnt, self._watching, self._work, heard)
         trained_on = tuple(sorted({d for i in learnt for d in i.digests}))
         card = finished.model_copy(update={"trained_on": trained_on, "measured": ()})
-        return self._registry.put(card, {n.weights: self._work / n.weights for n in card.networks.values()})
+        return self._registry.put(card, {n.weights: self._work / n.weights for n in card.files.values()})
 
     def adopt(self, reference: str) -> None:
         """Take a version that is there already instead of training one: a bundle that came in, for the gate."""
@@ -391,7 +391,8 @@ class Retraining:
         own = tuple(int(n) for n in self.draft.version.split("."))
         if own <= highest:
             own = (*highest[:2], highest[2] + 1)
-        return self.draft.model_copy(update={"version": ".".join(map(str, own)), "trained_on": (), "measured": ()})
+        fresh = {"version": ".".join(map(str, own)), "trained_on": (), "measured": (), **knowing.NOTHING(self.draft)}
+        return self.draft.model_copy(update=fresh)
 
     def _data_digest(self, items: list[Item]) -> str:
         rows = sorted([*i.digests, i.content, self._sides[i.patient].value] for i in items)

@@ -19,8 +19,9 @@ import torch
 from torch import nn
 
 from medrec.errors import ConfigError, WeightsError, WorldError
-from medrec.models import networks, preprocessing, weights
-from medrec.prediction import ModelCard, Network, Prediction, Running
+from medrec.familiarity import Familiar, Floats
+from medrec.models import networks, preprocessing, strangers, weights
+from medrec.prediction import ModelCard, Network, Prediction, Running, Strangeness
 from medrec.volume import Volume
 
 LADDER = (8, 4, 2, 1)  # slices at a time on the device, before the CPU
@@ -33,10 +34,18 @@ class TorchPredictor:
     """Implements `medrec.prediction.Predictor`."""
 
     def __init__(
-        self, card: ModelCard, segmentation: Sequence[nn.Module], classification: nn.Module | None, device: str
+        self,
+        card: ModelCard,
+        segmentation: Sequence[nn.Module],
+        classification: nn.Module | None,
+        device: str,
+        familiar: Familiar | None = None,
     ) -> None:
         self.card = card
         self.device = device
+        self._familiar = familiar
+        on_cpu = familiar is None or device == "cpu"
+        self._first = segmentation[0] if on_cpu else copy.deepcopy(segmentation[0])
         self._segmentation = [_placed(network, device, card.running) for network in segmentation]
         self._classification = None if classification is None else _placed(classification, device, card.running)
 
@@ -46,6 +55,7 @@ class TorchPredictor:
         Raises ScanError on an empty image, WorldError when there is no memory for one slice on the CPU.
         """
         stack, frame = preprocessing.images(inputs, self.card)
+        strange = self._strangeness(stack)
         stack = preprocessing.with_neighbours(stack, self.card.preprocessing.neighbours)
         (maps, scores), how = self._on_the_ladder(stack)
         probability = frame.back(torch.stack(maps).mean(0))
@@ -53,7 +63,17 @@ class TorchPredictor:
         if scores is not None:
             # The networks see slices from the feet up; the volume may count them the other way.
             slices = (scores.flip(0) if _reversed(frame) else scores).numpy()
-        return Prediction(probability, probability > self.card.decision.voxel_threshold, slices, how)
+        return Prediction(probability, probability > self.card.decision.voxel_threshold, slices, how, strange)
+
+    def row(self, inputs: Mapping[str, Volume]) -> Floats:
+        """What `medrec.familiarity` judges a study by, (d,). Raises ScanError on an empty image."""
+        return strangers.of_volume(self._first, preprocessing.images(inputs, self.card)[0], self.card)
+
+    def _strangeness(self, stack: torch.Tensor) -> Strangeness | None:
+        if self._familiar is None or self.card.familiarity is None:
+            return None
+        row = strangers.of_volume(self._first, stack, self.card)
+        return strangers.judged(self._familiar, self.card.familiarity.limit, row)
 
     def _on_the_ladder(self, stack: torch.Tensor) -> tuple[tuple[list[torch.Tensor], torch.Tensor | None], str]:
         """What the networks say, and how it was got where memory ran out ("" where it did not)."""
@@ -155,10 +175,13 @@ def load(card: ModelCard, files: Mapping[str, Path], device: str) -> TorchPredic
 
     classification = None if card.classification is None else network(card.classification)
     outlining = [network(part) for part in (card.segmentation, *card.ensemble)]
+    familiar = None
+    if (part := card.familiarity) is not None:
+        familiar = strangers.read(weights.read(files[part.weights], part.sha256), part.weights)
     if device == "cpu":
-        return TorchPredictor(card, outlining, classification, device)
+        return TorchPredictor(card, outlining, classification, device, familiar)
     plain = TorchPredictor(card, copy.deepcopy(outlining), copy.deepcopy(classification), "cpu")
-    placed = TorchPredictor(card, outlining, classification, device)
+    placed = TorchPredictor(card, outlining, classification, device, familiar)
     hold_against(placed, plain)
     return placed
 
