@@ -5,7 +5,7 @@ coverage. Knows no network: rows of numbers come in. Invariants: a limit comes f
 shape what they are measured against; nothing of a single patient can be read back from what is kept.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,9 +17,10 @@ Floats = npt.NDArray[np.float64]
 BRIGHTNESS = np.linspace(-4.0, 8.0, 25)
 SHARPNESS_PERCENTILES = (50, 90, 99)
 LOOKS = len(BRIGHTNESS) - 1 + len(SHARPNESS_PERCENTILES) + 2  # the numbers of a row that no network made
-ALARMS = 0.025  # the share of familiar patients that may be flagged: one in forty
+ALARMS = 0.025  # the share of familiar patients that each of the two limits may flag: one in forty
 FEWEST = 20  # patients, below which no limit is told
-FOLDS = 20  # a fit for each patient up to so many, then for each twentieth
+MOST_FITS = 100
+PARTS = ("means", "spread", "precision")
 FLAT = 0.02  # of the typical spread: a number that never varied in training may vary by so much
 EMPTY = 1e-6
 
@@ -41,20 +42,33 @@ def looks(images: npt.NDArray[np.float32]) -> Floats:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Familiar:
-    """What rows of training patients look like: mean (d,), spread (d,), and the precision (d, d) of what is scaled."""
+    """What rows of training patients look like, of each kind of image that a card knows: the one that is judged first.
 
-    mean: Floats
+    means (kinds, d), spread (d,), and the precision (d, d) of what is scaled, which all kinds share.
+    """
+
+    means: Floats
     spread: Floats
     precision: Floats
 
     def distance(self, row: Floats) -> float:
         """Mahalanobis' distance of a row (d,), by the root of d: about 1 where a patient is like the others."""
-        z = (row - self.mean) / self.spread
-        return float(np.sqrt(max(0.0, z @ self.precision @ z) / len(z)))
+        return float(np.sqrt(self._squares(row)[0]))
+
+    def margin(self, row: Floats) -> tuple[float, int]:
+        """How much nearer a row (d,) is to its own kind than to the nearest other, and which that is; (inf, 0) alone.
+
+        In squares of `distance`; below 0 it is nearer to the other: linear discriminant analysis.
+        """
+        own, *others = self._squares(row)
+        if not others:
+            return float("inf"), 0
+        nearest = int(np.argmin(others))
+        return float(others[nearest] - own), nearest + 1
 
     def strangest(self, row: Floats) -> str:
         """In what a row (d,) is least like the others, in plain words."""
-        z = ((row - self.mean) / self.spread) ** 2
+        z = ((row - self.means[0]) / self.spread) ** 2
         parts = {
             "its brightness": z[: len(BRIGHTNESS) - 1],
             "its sharpness and noise": z[len(BRIGHTNESS) - 1 : LOOKS],
@@ -62,48 +76,74 @@ class Familiar:
         }
         return max(parts, key=lambda name: float(parts[name].mean()) if len(parts[name]) else 0.0)
 
+    def _squares(self, row: Floats) -> list[float]:
+        scaled = (row - self.means) / self.spread
+        return [max(0.0, float(z @ self.precision @ z) / len(z)) for z in scaled]
+
     def arrays(self) -> Mapping[str, npt.NDArray[np.float32]]:
         """For a file."""
-        return {n: getattr(self, n).astype(np.float32) for n in ("mean", "spread", "precision")}
+        return {n: getattr(self, n).astype(np.float32) for n in PARTS}
 
     @classmethod
     def of(cls, arrays: Mapping[str, npt.NDArray[np.float32]]) -> "Familiar":
         """From a file. Raises ValueError when it holds something else."""
-        if set(arrays) != {"mean", "spread", "precision"}:
-            raise ValueError("mean, spread and precision are needed")
-        found = cls(*(np.asarray(arrays[n], np.float64) for n in ("mean", "spread", "precision")))
-        size = len(found.mean)
-        if found.mean.shape != (size,) or found.spread.shape != (size,) or found.precision.shape != (size, size):
-            raise ValueError("mean, spread and precision are of different sizes")
-        if not all(np.isfinite(a).all() for a in (found.mean, found.spread, found.precision)):
+        if set(arrays) != set(PARTS):
+            raise ValueError(f"{', '.join(PARTS)} are needed")
+        found = cls(*(np.asarray(arrays[n], np.float64) for n in PARTS))
+        size = len(found.spread)
+        if found.means.ndim != 2 or (found.means.shape[1], *found.precision.shape) != (size, size, size):
+            raise ValueError(f"{', '.join(PARTS)} are of different sizes")
+        if not all(np.isfinite(a).all() for a in (found.means, found.spread, found.precision)):
             raise ValueError("there are values that are no numbers")
-        if not (found.spread > 0).all():
+        if not (len(found.means) and (found.spread > 0).all()):
             raise ValueError("a spread is not above 0")
         return found
 
 
-def fit(rows: Floats) -> Familiar:
-    """The shape of (n, d) rows; few patients and many numbers: the covariance is shrunk (Ledoit and Wolf 2004)."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """What patients look like: `rows` (n, d), whose `kinds` (n,) is 0 for images to be judged, `patients` (n,)."""
+
+    rows: Floats
+    kinds: npt.NDArray[np.int64]
+    patients: tuple[str, ...]
+
+    def part(self, chosen: npt.NDArray[np.bool_]) -> "Rows":
+        """Those that are chosen (n,)."""
+        names = tuple(p for p, c in zip(self.patients, chosen, strict=True) if c)
+        return Rows(self.rows[chosen], self.kinds[chosen], names)
+
+    def of(self, patients: Collection[str]) -> npt.NDArray[np.bool_]:
+        """Which rows are these patients' (n,)."""
+        return np.isin(self.patients, list(patients))
+
+
+def fit(known: Rows) -> Familiar:
+    """The shape of each kind; few patients and many numbers: the covariance is shrunk (Ledoit and Wolf 2004)."""
     from sklearn.covariance import ledoit_wolf  # two seconds, which no night needs
 
-    mean, spread = rows.mean(0), rows.std(0)
+    means = np.array([known.rows[known.kinds == kind].mean(0) for kind in range(known.kinds.max() + 1)])
+    rest = known.rows - means[known.kinds]
+    spread = rest.std(0)
     spread = spread + FLAT * spread.mean() + EMPTY
-    covariance, _ = ledoit_wolf((rows - mean) / spread)
-    return Familiar(mean, spread, np.linalg.inv(covariance))
+    covariance, _ = ledoit_wolf(rest / spread, assume_centered=True)
+    return Familiar(means, spread, np.linalg.inv(covariance))
 
 
-def held_out(rows: Floats, patients: Sequence[str]) -> Floats:
-    """(n,) distances of rows (n, d), each from a fit without its patient."""
-    found = np.empty(len(rows))
-    for away in _folds(patients):
-        familiar = fit(rows[~away])
-        found[away] = [familiar.distance(row) for row in rows[away]]
-    return found
+def held_out(known: Rows) -> tuple[Floats, Floats]:
+    """Distances and margins of the rows to be judged, each from a fit without its patient; both (n of kind 0,)."""
+    distances, margins = np.zeros(len(known.rows)), np.zeros(len(known.rows))
+    for away in _folds(known):
+        familiar = fit(known.part(~away))
+        for n in np.flatnonzero(away & (known.kinds == 0)):
+            distances[n], margins[n] = familiar.distance(known.rows[n]), familiar.margin(known.rows[n])[0]
+    judged = known.kinds == 0
+    return distances[judged], margins[judged]
 
 
-def limit(distances: Floats, alarms: float = ALARMS) -> float:
-    """The distance that at most `alarms` of patients like these pass (the conformal quantile, the largest at most)."""
-    ordered = np.sort(distances)
+def limit(values: Floats, alarms: float) -> float:
+    """The value that at most `alarms` of patients like these pass: the conformal quantile, the largest at most."""
+    ordered = np.sort(values)
     rank = int(np.ceil((len(ordered) + 1) * (1 - alarms)))
     return float(ordered[min(rank, len(ordered)) - 1])
 
@@ -117,8 +157,8 @@ def risk_coverage(
     return tuple((share, float(scores[order[:n]].mean())) for share, n in zip(shares, kept, strict=True))
 
 
-def _folds(patients: Sequence[str]) -> Iterator[npt.NDArray[np.bool_]]:
-    names = np.asarray(patients)
-    known = np.unique(names)
-    for part in np.array_split(known, min(len(known), max(FOLDS, 1)) if len(known) > 100 else len(known)):
-        yield np.isin(names, part)
+def _folds(known: Rows) -> Iterator[npt.NDArray[np.bool_]]:
+    """Who is away: one patient at a time, of many patients a part of them."""
+    names = np.unique(known.patients)
+    for part in np.array_split(names, min(len(names), MOST_FITS)):
+        yield known.of(part.tolist())

@@ -148,17 +148,18 @@ class Network(Frozen):
 class Familiarity(Frozen):
     """What the patients looked like that the networks learnt from (see `medrec.familiarity`), in a file like weights.
 
-    A study whose distance is above `limit` gets no plain verdict. `alarms` says how many familiar patients that takes,
-    `risk_coverage` the mean `measure` of the most familiar share of held-out patients, for each share; `on` says whom.
+    A study farther away than `limit` gets no plain verdict, nor one that is nearer to another input of the card than to
+    its own, by more than `margin` (below 0). `alarms` says how many familiar studies that takes, `risk_coverage` the
+    mean `measure` of the most familiar share of held-out patients, for each share.
     """
 
     weights: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+\.safetensors$")]
     sha256: Sha256
     limit: Positive
+    margin: float | None = None
     alarms: Held
     measure: str = "Dice"
     risk_coverage: tuple[tuple[float, float], ...] = ()
-    on: str = ""
 
 
 class Decision(Frozen):
@@ -312,6 +313,11 @@ class ModelCard(Frozen):
         return parts if self.classification is None else parts | {"classification": self.classification}
 
     @property
+    def kinds(self) -> tuple[str, ...]:
+        """The inputs, that of the grid first: the order in which networks see them."""
+        return (self.grid, *(name for name in self.inputs if name != self.grid))
+
+    @property
     def files(self) -> "dict[str, Network | Familiarity]":
         """Every file that the card pins, by its place in the card: the networks' weights first."""
         return with_familiarity(self.networks, self.familiarity)
@@ -352,19 +358,25 @@ def _sorted(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Strangeness:
-    """How far an image lies from those of the training, where 1 is the card's limit, and in what most of all."""
+    """How far an image lies from those of the training, where 1 is the card's limit, and in what most of all.
+
+    `mistaken` names the input of the card that it looks like instead of its own.
+    """
 
     share_of_limit: float
     part: str
+    mistaken: str | None = None
 
     @property
     def words(self) -> str | None:
-        """Why there is no plain verdict, for people; None within the limit."""
+        """Why there is no plain verdict, for people; None within the limits."""
+        if self.mistaken is not None:
+            return f"another sequence than it is called? To the network it looks like {self.mistaken}"
         if self.share_of_limit <= 1:
             return None
         return (
-            f"unlike what the model learnt from: {self.share_of_limit:.2f} times as far from it as the card allows, most "
-            f"of all in {self.part}; another disease, sequence, scanner or part of the body, or a treated patient?"
+            f"unlike what the model learnt from, most of all in {self.part} ({self.share_of_limit:.2f} times as far as the "
+            "card allows): another disease, sequence, scanner or part of the body, or a treated patient?"
         )
 
 

@@ -108,7 +108,7 @@ class Report:
     code_version: str
     device: str
     images: tuple[ImageFacts, ...] = ()
-    # Where the true volume of all that was to be marked lies, in ml, as often as the card says; None where none is told.
+    # Where the true volume of everything lies, in ml, as often as the card says; None where none is told.
     volume_interval_ml: tuple[float, float] | None = None
     # How far the study lies from those that the model learnt from, where 1 is the card's limit.
     strangeness: float | None = None
@@ -238,8 +238,8 @@ def picture_text(images: Sequence[ImageFacts], card: PictureCard, verdict: Verdi
     count = "1 image" if len(images) == 1 else f"{len(images)} images"
     if verdict is Verdict.INCONCLUSIVE:
         return (
-            f"No verdict: something is outlined in {len(marked)} of {count}, but the result cannot be relied on for the "
-            "reasons given."
+            f"No verdict: something is outlined in {len(marked)} of {count}, but the result cannot be relied on for "
+            "the reasons given."
         )
     if not marked:
         return (

@@ -32,9 +32,9 @@ class Held(Frozen):
 
 
 class Uncertainty(Frozen):
-    """The interval of a volume: from `low` times to `high` times what is marked, `offset_ml` added before and taken off.
+    """The interval of a volume: from `low` to `high` times what is marked, with `offset_ml` added before, off after.
 
-    `held` says what it is worth, `by_size` the same for patients of a marked volume below and above its first number.
+    `held` says what it is worth, `by_size` the same for patients with less and with more marked than the median.
     """
 
     level: Annotated[float, Field(gt=0, lt=1)] = LEVEL

@@ -73,7 +73,7 @@ class TorchPredictor:
         if self._familiar is None or self.card.familiarity is None:
             return None
         row = strangers.of_volume(self._first, stack, self.card)
-        return strangers.judged(self._familiar, self.card.familiarity.limit, row)
+        return strangers.judged(self._familiar, self.card.familiarity, row, self.card.kinds)
 
     def _on_the_ladder(self, stack: torch.Tensor) -> tuple[tuple[list[torch.Tensor], torch.Tensor | None], str]:
         """What the networks say, and how it was got where memory ran out ("" where it did not)."""

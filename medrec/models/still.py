@@ -166,7 +166,7 @@ class StillPredictor:
     def _strangeness(self, image: torch.Tensor) -> Strangeness | None:
         if self._familiar is None or self.card.familiarity is None:
             return None
-        return strangers.judged(self._familiar, self.card.familiarity.limit, self._row(image))
+        return strangers.judged(self._familiar, self.card.familiarity, self._row(image))
 
     @torch.inference_mode()
     def _mirrored(self, network: nn.Module, image: torch.Tensor) -> torch.Tensor:

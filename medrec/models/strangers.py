@@ -6,7 +6,7 @@ so that patients without the others are no strangers. Everything runs in float32
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from medrec import familiarity
 from medrec.errors import WeightsError
 from medrec.familiarity import Familiar, Floats
 from medrec.models import lite, preprocessing
-from medrec.prediction import ModelCard, Strangeness
+from medrec.prediction import Familiarity, ModelCard, Strangeness
 
 SLICES = 12  # of a volume, evenly from end to end: more tell little more
 FINENESS = (4, 8)  # maps at these parts of the resolution: finer ones are edges, which `looks` tells
@@ -57,13 +57,20 @@ def of_picture(network: nn.Module, image: torch.Tensor) -> Floats:
     return np.concatenate([familiarity.looks(image[:, 0].numpy()), averages(network, image)])
 
 
-def judged(familiar: Familiar, limit: float, row: Floats) -> Strangeness:
-    """How far a row lies out. Raises WeightsError when it is of another network than what it is held against."""
-    if len(row) != len(familiar.mean):
+def judged(familiar: Familiar, limits: Familiarity, row: Floats, kinds: Sequence[str] = ()) -> Strangeness:
+    """How far a row lies out; `kinds` are the card's inputs, its own first.
+
+    Raises WeightsError when it is of another network than what it is held against.
+    """
+    if len(row) != len(familiar.spread):
         raise WeightsError(
-            f"familiarity: {len(familiar.mean)} numbers describe the training patients, this network tells {len(row)}"
+            f"familiarity: {len(familiar.spread)} numbers describe the training patients, this network tells {len(row)}"
         )
-    return Strangeness(round(familiar.distance(row) / limit, 3), familiar.strangest(row))
+    margin, nearest = familiar.margin(row)
+    mistaken = None
+    if limits.margin is not None and margin < limits.margin and nearest < len(kinds):
+        mistaken = kinds[nearest].replace("_", " ").upper()
+    return Strangeness(round(familiar.distance(row) / limits.limit, 3), familiar.strangest(row), mistaken)
 
 
 @torch.inference_mode()
