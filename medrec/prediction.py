@@ -375,8 +375,8 @@ class Strangeness:
         if self.share_of_limit <= 1:
             return None
         return (
-            f"unlike what the model learnt from, most of all in {self.part} ({self.share_of_limit:.2f} times as far as the "
-            "card allows): another disease, sequence, scanner or part of the body, or a treated patient?"
+            f"unlike what the model learnt from, most of all in {self.part} ({self.share_of_limit:.2f} times as far as "
+            "the card allows): another disease, sequence, scanner or part of the body, or a treated patient?"
         )
 
 

@@ -17,6 +17,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -151,6 +152,20 @@ def completed(
     if isinstance(card, PictureCard):
         return card.model_copy(update=found)
     return card.model_copy(update={**found, "uncertainty": volumes(held, f"patients {APART}")})
+
+
+def of_volumes(
+    predictor: TorchPredictor, learnt: Sequence[LabelledCase], held: Sequence[LabelledCase], out: Path
+) -> dict[str, Any]:
+    """What a card's YAML says of its limits after a training that held some patients back; a file goes to `out`."""
+    apart = [replace(c, patient=c.study) for c in held]
+    known = rows(predictor, [*(replace(c, patient=c.study) for c in learnt), *apart])
+    answers = list(_answers(predictor, apart))
+    watching = {h.patient for h in answers}
+    card = predictor.card
+    found = familiar(card, known, out, watching, _scores(answers)), volumes(answers, "patients held back")
+    told = zip(("familiarity", "uncertainty"), found, strict=True)
+    return {name: limits.model_dump(mode="json") for name, limits in told if limits is not None}
 
 
 def _answers(predictor: TorchPredictor | StillPredictor, payloads: Iterable[Payload]) -> Iterator[HeldOut]:
