@@ -17,10 +17,11 @@ Floats = npt.NDArray[np.float64]
 BRIGHTNESS = np.linspace(-4.0, 8.0, 25)
 SHARPNESS_PERCENTILES = (50, 90, 99)
 LOOKS = len(BRIGHTNESS) - 1 + len(SHARPNESS_PERCENTILES) + 2  # the numbers of a row that no network made
-ALARMS = 0.025  # the share of familiar patients that each of the two limits may flag: one in forty
+ALARMS = 0.05  # the share of familiar patients that may lie beyond the limit: one in twenty
+MISTAKES = 0.025  # and of those that may be taken for another sequence: one in forty
 FEWEST = 20  # patients, below which no limit is told
 MOST_FITS = 100
-PARTS = ("means", "spread", "precision")
+PARTS = ("means", "spread", "precision", "shared")
 FLAT = 0.02  # of the typical spread: a number that never varied in training may vary by so much
 EMPTY = 1e-6
 
@@ -44,23 +45,25 @@ def looks(images: npt.NDArray[np.float32]) -> Floats:
 class Familiar:
     """What rows of training patients look like, of each kind of image that a card knows: the one that is judged first.
 
-    means (kinds, d), spread (d,), and the precision (d, d) of what is scaled, which all kinds share.
+    means (kinds, d), spread (d,), and the precisions (d, d) of what is scaled: that of the first kind, and the one
+    that all kinds share, by which they are told apart.
     """
 
     means: Floats
     spread: Floats
     precision: Floats
+    shared: Floats
 
     def distance(self, row: Floats) -> float:
         """Mahalanobis' distance of a row (d,), by the root of d: about 1 where a patient is like the others."""
-        return float(np.sqrt(self._squares(row)[0]))
+        return float(np.sqrt(_square((row - self.means[0]) / self.spread, self.precision)))
 
     def margin(self, row: Floats) -> tuple[float, int]:
         """How much nearer a row (d,) is to its own kind than to the nearest other, and which that is; (inf, 0) alone.
 
         In squares of `distance`; below 0 it is nearer to the other: linear discriminant analysis.
         """
-        own, *others = self._squares(row)
+        own, *others = (_square(z, self.shared) for z in (row - self.means) / self.spread)
         if not others:
             return float("inf"), 0
         nearest = int(np.argmin(others))
@@ -76,10 +79,6 @@ class Familiar:
         }
         return max(parts, key=lambda name: float(parts[name].mean()) if len(parts[name]) else 0.0)
 
-    def _squares(self, row: Floats) -> list[float]:
-        scaled = (row - self.means) / self.spread
-        return [max(0.0, float(z @ self.precision @ z) / len(z)) for z in scaled]
-
     def arrays(self) -> Mapping[str, npt.NDArray[np.float32]]:
         """For a file."""
         return {n: getattr(self, n).astype(np.float32) for n in PARTS}
@@ -91,9 +90,10 @@ class Familiar:
             raise ValueError(f"{', '.join(PARTS)} are needed")
         found = cls(*(np.asarray(arrays[n], np.float64) for n in PARTS))
         size = len(found.spread)
-        if found.means.ndim != 2 or (found.means.shape[1], *found.precision.shape) != (size, size, size):
+        shapes = (found.means.shape[1:], found.precision.shape, found.shared.shape)
+        if shapes != ((size,), (size, size), (size, size)):
             raise ValueError(f"{', '.join(PARTS)} are of different sizes")
-        if not all(np.isfinite(a).all() for a in (found.means, found.spread, found.precision)):
+        if not all(np.isfinite(a).all() for a in (found.means, found.spread, found.precision, found.shared)):
             raise ValueError("there are values that are no numbers")
         if not (len(found.means) and (found.spread > 0).all()):
             raise ValueError("a spread is not above 0")
@@ -119,15 +119,25 @@ class Rows:
 
 
 def fit(known: Rows) -> Familiar:
-    """The shape of each kind; few patients and many numbers: the covariance is shrunk (Ledoit and Wolf 2004)."""
-    from sklearn.covariance import ledoit_wolf  # two seconds, which no night needs
-
+    """The shape of each kind."""
     means = np.array([known.rows[known.kinds == kind].mean(0) for kind in range(known.kinds.max() + 1)])
     rest = known.rows - means[known.kinds]
+    spread, precision = _precision(rest[known.kinds == 0])
+    of_all, shared = _precision(rest)
+    return Familiar(means, spread, precision, shared * np.outer(spread / of_all, spread / of_all))
+
+
+def _precision(rest: Floats) -> tuple[Floats, Floats]:
+    """Spread (d,) and precision (d, d) of what is scaled by it, of rows around 0; few rows, many numbers: shrunk."""
+    from sklearn.covariance import ledoit_wolf  # Ledoit and Wolf 2004; two seconds, which no night needs
+
     spread = rest.std(0)
     spread = spread + FLAT * spread.mean() + EMPTY
-    covariance, _ = ledoit_wolf(rest / spread, assume_centered=True)
-    return Familiar(means, spread, np.linalg.inv(covariance))
+    return spread, np.linalg.inv(ledoit_wolf(rest / spread, assume_centered=True)[0])
+
+
+def _square(z: Floats, precision: Floats) -> float:
+    return max(0.0, float(z @ precision @ z) / len(z))
 
 
 def held_out(known: Rows) -> tuple[Floats, Floats]:

@@ -100,13 +100,14 @@ def test_noise_and_blur_show_in_the_looks_and_a_shift_in_place_does_not() -> Non
     assert np.allclose(familiarity.looks(image[:, :, ::-1])[: fine.start], plain[: fine.start])
 
 
+RIGHT = {"means": np.zeros((1, 2)), "spread": np.ones(2), "precision": np.eye(2), "shared": np.eye(2)}
 SPOILT = {
-    "an array is missing": {"means": np.zeros((1, 2)), "spread": np.ones(2)},
-    "sizes differ": {"means": np.zeros((1, 3)), "spread": np.ones(2), "precision": np.eye(2)},
-    "not a number": {"means": np.full((1, 2), np.nan), "spread": np.ones(2), "precision": np.eye(2)},
-    "no spread": {"means": np.zeros((1, 2)), "spread": np.zeros(2), "precision": np.eye(2)},
-    "no mean": {"means": np.zeros((0, 2)), "spread": np.ones(2), "precision": np.eye(2)},
-    "flat means": {"means": np.zeros(2), "spread": np.ones(2), "precision": np.eye(2)},
+    "an array is missing": {k: RIGHT[k] for k in ("means", "spread", "precision")},
+    "sizes differ": {**RIGHT, "means": np.zeros((1, 3))},
+    "not a number": {**RIGHT, "means": np.full((1, 2), np.nan)},
+    "no spread": {**RIGHT, "spread": np.zeros(2)},
+    "no mean": {**RIGHT, "means": np.zeros((0, 2))},
+    "flat means": {**RIGHT, "means": np.zeros(2)},
 }
 
 

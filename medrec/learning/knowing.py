@@ -113,7 +113,7 @@ def familiar(
         on = ALONE
     limit = round(familiarity.limit(distances, familiarity.ALARMS), 4)
     kinds = int(known.kinds.max()) + 1
-    margin = round(-familiarity.limit(-margins, familiarity.ALARMS), 4) if kinds > 1 else None
+    margin = round(-familiarity.limit(-margins, familiarity.MISTAKES), 4) if kinds > 1 else None
     flagged = (distances > limit) | (margins < (margin if margin is not None else -np.inf))
     names = f"{card.name}_familiarity.safetensors"
     sha256 = strangers.write(familiarity.fit(known), out / names)
