@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from medrec import familiarity, uncertainty
+from medrec import familiarity, findings, uncertainty
 from medrec.config import PACKAGED_WEIGHTS
 from medrec.errors import ScanError
 from medrec.familiarity import Floats, Rows
@@ -171,10 +171,14 @@ def of_volumes(
 def _answers(predictor: TorchPredictor | StillPredictor, payloads: Iterable[Payload]) -> Iterator[HeldOut]:
     for payload in payloads:
         said: Answer = measures.answer(predictor, payload)
-        unit = float(np.prod(said.spacing)) / 1000
-        volumes_ml = (float(m.sum()) * unit for m in (said.truth, said.mask))
-        if said.outlined:
-            yield HeldOut(0, payload.patient, dice(said.mask, said.truth), *volumes_ml)
+        if not said.outlined:
+            continue
+        reported, card = said.mask, predictor.card
+        if isinstance(card, ModelCard):
+            rules = findings.Rules(card.decision.minimum_volume_mm3)
+            reported = findings.label(said.mask, np.diag([*said.spacing, 1.0]), rules) > 0
+        volumes_ml = (float(m.sum() * np.prod(said.spacing)) / 1000 for m in (said.truth, reported))
+        yield HeldOut(0, payload.patient, dice(said.mask, said.truth), *volumes_ml)
 
 
 def volumes(held: Sequence[HeldOut], on: str) -> Uncertainty | None:
