@@ -55,7 +55,7 @@ class TorchPredictor:
         Raises ScanError on an empty image, WorldError when there is no memory for one slice on the CPU.
         """
         stack, frame = preprocessing.images(inputs, self.card)
-        strange = self._strangeness(stack)
+        strange = self._judged(stack)
         stack = preprocessing.with_neighbours(stack, self.card.preprocessing.neighbours)
         (maps, scores), how = self._on_the_ladder(stack)
         probability = frame.back(torch.stack(maps).mean(0))
@@ -69,7 +69,14 @@ class TorchPredictor:
         """What `medrec.familiarity` judges a study by, (d,). Raises ScanError on an empty image."""
         return strangers.of_volume(self._first, preprocessing.images(inputs, self.card)[0], self.card)
 
-    def _strangeness(self, stack: torch.Tensor) -> Strangeness | None:
+    def strangeness(self, inputs: Mapping[str, Volume]) -> Strangeness | None:
+        """How unlike the training a study is, without outlining it; None where the card does not say.
+
+        Raises ScanError on an empty image.
+        """
+        return self._judged(preprocessing.images(inputs, self.card)[0])
+
+    def _judged(self, stack: torch.Tensor) -> Strangeness | None:
         if self._familiar is None or self.card.familiarity is None:
             return None
         row = strangers.of_volume(self._first, stack, self.card)

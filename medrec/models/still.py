@@ -163,6 +163,12 @@ class StillPredictor:
             x = torch.cat([x, torch.full_like(x, -1.0)], 1)
         return strangers.of_picture(self._first, x)
 
+    def strangeness(self, pixels: npt.NDArray[np.float32]) -> Strangeness | None:
+        """How unlike the training an image (rows, columns) is; None where the card does not say."""
+        if self._familiar is None or self.card.familiarity is None:
+            return None
+        return strangers.judged(self._familiar, self.card.familiarity, self.row(pixels))
+
     def _strangeness(self, image: torch.Tensor) -> Strangeness | None:
         if self._familiar is None or self.card.familiarity is None:
             return None
