@@ -198,7 +198,7 @@ def _read(path: Path, kind: type[Loaded], problems: list[str]) -> Loaded | None:
 
 def _weights(card: Card, source: Path, problems: list[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for field, part in card.networks.items():
+    for field, part in card.files.items():
         beside = source.parent / part.weights
         path = beside if beside.is_file() else PACKAGED_WEIGHTS / part.weights
         if not path.is_file():

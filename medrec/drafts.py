@@ -41,7 +41,8 @@ def recipe(card: Card) -> str:
     """Digest of what a card says before it is trained: not its version, nor what a training fills in."""
     networks = {place: n.model_copy(update={"sha256": NO_DIGEST}) for place, n in card.networks.items()}
     fields = json.loads(card.content)
-    for name in ("version", "trained_on", "measured", "segmentation", "ensemble", "classification"):
+    learnt = ("version", "trained_on", "measured", "segmentation", "ensemble", "classification")
+    for name in (*learnt, "familiarity", "uncertainty"):
         fields.pop(name, None)
     if isinstance(card, PictureCard):
         fields["decision"].pop("temperature", None)

@@ -104,8 +104,23 @@ def findings_of(said: PicturePrediction, spacing: tuple[float, float]) -> findin
     return found
 
 
-def verdict(images: tuple[ImageFacts, ...], card: PictureCard) -> Verdict:
-    """A finding where anything is outlined, or called positive by a card that outlines nothing."""
+def strangers(said: tuple[PicturePrediction, ...]) -> tuple[str, ...]:
+    """Why there is no plain verdict: images that are unlike what the model learnt from."""
+    strange = [s.strangeness for s in said if s.strangeness is not None and s.strangeness.words is not None]
+    if not strange:
+        return ()
+    worst = max(strange, key=lambda s: s.share_of_limit)
+    where = "" if len(said) == 1 else f"{len(strange)} of {len(said)} images: "
+    return (f"{where}{worst.words}",)
+
+
+def verdict(images: tuple[ImageFacts, ...], card: PictureCard, said: tuple[PicturePrediction, ...] = ()) -> Verdict:
+    """A finding where anything is outlined, or called positive by a card that outlines nothing.
+
+    None where an image is unlike what the model learnt from.
+    """
+    if strangers(said):
+        return Verdict.INCONCLUSIVE
     found = any(i.outlined for i in images) or called(images, card)
     return Verdict.FINDING if found else Verdict.NOTHING_MARKED
 

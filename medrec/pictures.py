@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from medrec.declared import EarlyStop, Gate, Robustness, Split
 from medrec.prediction import (
     Count,
+    Familiarity,
     Frozen,
     InputRule,
     Measured,
@@ -26,8 +27,10 @@ from medrec.prediction import (
     Positive,
     Sha256,
     Share,
+    Strangeness,
     Training,
     digest_of_weights,
+    with_familiarity,
     without_defaults,
 )
 
@@ -104,6 +107,7 @@ class PictureCard(Frozen):
     early_stop: EarlyStop = EarlyStop()
     gate: Gate | None = None
     robustness: Robustness | None = None
+    familiarity: Familiarity | None = None
 
     @model_validator(mode="after")
     def _does_something(self) -> "PictureCard":
@@ -130,7 +134,8 @@ class PictureCard(Frozen):
     def content(self) -> bytes:
         """The card as the bytes that `digest` is of; comments and layout of the YAML do not count."""
         fields = self.model_dump(mode="json")
-        for name in without_defaults(self, "softened", "classes", "split", "early_stop", "gate", "robustness"):
+        names = ("softened", "classes", "split", "early_stop", "gate", "robustness", "familiarity")
+        for name in without_defaults(self, *names):
             del fields[name]
         for name in without_defaults(self.preprocessing, "classify_px", "looks"):
             del fields["preprocessing"][name]
@@ -144,9 +149,14 @@ class PictureCard(Frozen):
         return hashlib.sha256(self.content).hexdigest()
 
     @property
+    def files(self) -> dict[str, Network | Familiarity]:
+        """Every file that the card pins, by its place in the card: the networks' weights first."""
+        return with_familiarity(self.networks, self.familiarity)
+
+    @property
     def weights_digest(self) -> str:
-        """sha256 that stands for the weights of all networks of the card."""
-        return digest_of_weights(self.networks.values())
+        """sha256 that stands for all files of the card."""
+        return digest_of_weights(self.files.values())
 
 
 Card = ModelCard | PictureCard
@@ -198,13 +208,14 @@ class PicturePrediction:
     """What the networks say of one image: probability (rows, columns) float32 in 0..1, mask (rows, columns) bool.
 
     `positive` is the probability of the card's positive class, None where the card has no classifier. `marks` is how
-    many calipers were seen.
+    many calipers were seen. `strangeness` is how unlike the training images it is.
     """
 
     probability: npt.NDArray[np.float32]
     mask: npt.NDArray[np.bool_]
     positive: float | None
     marks: int
+    strangeness: Strangeness | None = None
 
     def __post_init__(self) -> None:
         # NaN compares as "not above the threshold": it would read as "nothing marked".

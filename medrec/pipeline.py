@@ -6,7 +6,7 @@ outputs are whole before the store knows of them; one poisoned study ends as a v
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import cast
@@ -214,6 +214,7 @@ def case_of(
     found: tuple[findings.Finding, ...] = ()
     verdict: Verdict | None = None
     text = ""
+    interval_ml: tuple[float, float] | None = None
     flags: tuple[str, ...] = ()
     grid = volumes.get(card.grid) if card is not None else None
     if card is not None and grid is not None and isinstance(prediction, Prediction):
@@ -224,10 +225,13 @@ def case_of(
         nominal = _nominal(card, planned)
         outside = doubts(grid, card.envelope.head_extent_mm, nominal) + outside_card(grid, card, nominal)
         outside += incomplete(planned.routed, card)
+        strange = prediction.strangeness
+        outside += (strange.words,) if strange is not None and strange.words is not None else ()
         positive = prediction.positive
         called = card.segmentation is None and positive is not None and positive >= card.decision.class_threshold
         verdict, flags = report.decide(found, prediction.slice_probability, outside, card.decision, called)
-        text = report.verdict_text(verdict, found, card, nominal, positive)
+        interval_ml = _interval_ml(found, outside, card)
+        text = report.verdict_text(verdict, found, card, nominal, positive, interval_ml)
         flags += _missing_inputs(card, volumes) + _processed(planned.routed) + _trained_on(card, volumes)
         if middle is None and found:
             flags += ("the image cuts the head off on one side: left and right are not told",)
@@ -250,6 +254,8 @@ def case_of(
         lossy=any(f.lossy for s in used.values() for f in s.files),
         pixels_sha256={name: volume.pixels_sha256 for name, volume in volumes.items()},
         device=_device(prediction, setting) if labels is not None else "",
+        volume_interval_ml=interval_ml,
+        strangeness=_share_of_limit(prediction),
     )
     answer = prediction if isinstance(prediction, Prediction) else None
     return Case(facts, card, shown, answer, labels, planned.study.visit)
@@ -273,11 +279,13 @@ def _picture_case(
     images: tuple[ImageFacts, ...] = tuple(
         pictured.facts_of(still, answer, card) for still, answer in zip(seen.stills, said, strict=True)
     )
+    verdict = pictured.verdict(images, card, said)
     facts = replace(
         bare,
-        verdict=pictured.verdict(images, card),
-        verdict_text=report.picture_text(images, card),
-        flags=pictured.flags(seen, images, card),
+        verdict=verdict,
+        verdict_text=report.picture_text(images, card, verdict),
+        flags=pictured.strangers(said) + pictured.flags(seen, images, card),
+        strangeness=max((s.strangeness.share_of_limit for s in said if s.strangeness is not None), default=None),
         images=images,
         lossy=seen.lossy,
         pixels_sha256=dict(seen.pixels_sha256),
@@ -416,6 +424,24 @@ def _device(prediction: AnyPrediction | None, setting: Setting) -> str:
     return (prediction.device if isinstance(prediction, Prediction) else "") or setting.device
 
 
+def _interval_ml(
+    found: Sequence[findings.Finding], outside: Sequence[str], card: ModelCard
+) -> tuple[float, float] | None:
+    """Where the true volume of everything lies; None where the card does not say, or the study is not its kind.
+
+    What held for patients like those of the card says nothing of a study outside of it.
+    """
+    if card.uncertainty is None or outside or not found:
+        return None
+    low, high = card.uncertainty.interval_ml(sum(f.volume_mm3 for f in found) / 1000)
+    return round(low, 2), round(high, 2)
+
+
+def _share_of_limit(prediction: AnyPrediction | None) -> float | None:
+    strange = prediction.strangeness if isinstance(prediction, Prediction) else None
+    return None if strange is None else strange.share_of_limit
+
+
 def _nominal(card: ModelCard | None, planned: Planned) -> bool:
     if card is None or not isinstance(planned.routed, Routed):
         return False
@@ -434,7 +460,7 @@ def _classes(prediction: AnyPrediction | None, card: Card | None) -> dict[str, f
 
 
 def _weights(card: Card | None) -> dict[str, str]:
-    return {} if card is None else {name: part.sha256 for name, part in card.networks.items()}
+    return {} if card is None else {name: part.sha256 for name, part in card.files.items()}
 
 
 def _series_uses(planned: Planned, prepared: AnyPrepared) -> tuple[SeriesUse, ...]:

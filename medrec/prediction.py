@@ -23,6 +23,7 @@ from medrec.fields import Positive as Positive
 from medrec.fields import Sha256 as Sha256
 from medrec.fields import Share as Share
 from medrec.kinds import Kind
+from medrec.uncertainty import Held, Uncertainty
 from medrec.volume import Volume
 
 # The header fields that a card may route by. Free text is matched inside the DICOM room and never leaves it.
@@ -142,6 +143,23 @@ class Network(Frozen):
     sha256: Sha256
     start: Name | None = None
     training: OwnRecipe | None = None
+
+
+class Familiarity(Frozen):
+    """What the patients looked like that the networks learnt from (see `medrec.familiarity`), in a file like weights.
+
+    A study farther away than `limit` gets no plain verdict, nor one that is nearer to another input of the card than to
+    its own, by more than `margin` (below 0). `alarms` says how many familiar studies that takes, `risk_coverage` the
+    mean `measure` of the most familiar share of held-out patients, for each share.
+    """
+
+    weights: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+\.safetensors$")]
+    sha256: Sha256
+    limit: Positive
+    margin: float | None = None
+    alarms: Held
+    measure: str = "Dice"
+    risk_coverage: tuple[tuple[float, float], ...] = ()
 
 
 class Decision(Frozen):
@@ -267,6 +285,8 @@ class ModelCard(Frozen):
     robustness: Robustness | None = None
     running: Running = Running()
     priors: Priors = Priors()
+    familiarity: Familiarity | None = None
+    uncertainty: Uncertainty | None = None
 
     @model_validator(mode="after")
     def _does_something(self) -> "ModelCard":
@@ -299,7 +319,7 @@ class ModelCard(Frozen):
 
     @model_validator(mode="after")
     def _networks_have_weights_of_their_own(self) -> "ModelCard":
-        files = [n.weights for n in self.networks.values()]
+        files = [n.weights for n in self.files.values()]
         if len(set(files)) < len(files):
             raise ValueError("weights: two networks name the same file")
         return self
@@ -347,9 +367,19 @@ class ModelCard(Frozen):
         return self.classification is not None and self.preprocessing.depth is not None
 
     @property
+    def kinds(self) -> tuple[str, ...]:
+        """The inputs, that of the grid first: the order in which networks see them."""
+        return (self.grid, *(name for name in self.inputs if name != self.grid))
+
+    @property
+    def files(self) -> "dict[str, Network | Familiarity]":
+        """Every file that the card pins, by its place in the card: the networks' weights first."""
+        return with_familiarity(self.networks, self.familiarity)
+
+    @property
     def weights_digest(self) -> str:
-        """sha256 that stands for the weights of all networks of the card."""
-        return digest_of_weights(self.networks.values())
+        """sha256 that stands for all files of the card."""
+        return digest_of_weights(self.files.values())
 
     @property
     def minimum_volume_ml(self) -> float:
@@ -360,7 +390,7 @@ class ModelCard(Frozen):
 # Fields that came after cards were written.
 _LATER = (
     "returned", "split", "early_stop", "gate", "robustness", "running", "segmentation", "class_column", "positive",
-    "classes", "priors",
+    "classes", "priors", "familiarity", "uncertainty",
 )  # fmt: skip
 
 
@@ -369,15 +399,46 @@ def without_defaults(card: Frozen, *names: str) -> tuple[str, ...]:
     return tuple(n for n in names if getattr(card, n) == type(card).model_fields[n].default)
 
 
-def digest_of_weights(networks: Iterable[Network]) -> str:
-    """sha256 that stands for the weights of several networks."""
-    return hashlib.sha256(" ".join(n.sha256 for n in networks).encode()).hexdigest()
+def with_familiarity(
+    networks: Mapping[str, Network], familiarity: Familiarity | None
+) -> "dict[str, Network | Familiarity]":
+    """The files of a card, of either kind, by their place in it."""
+    return {**networks} if familiarity is None else {**networks, "familiarity": familiarity}
+
+
+def digest_of_weights(files: Iterable[Network | Familiarity]) -> str:
+    """sha256 that stands for several files."""
+    return hashlib.sha256(" ".join(f.sha256 for f in files).encode()).hexdigest()
 
 
 def _sorted(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _sorted(value[k]) for k in sorted(value)}
     return [_sorted(v) for v in value] if isinstance(value, list) else value
+
+
+@dataclass(frozen=True, slots=True)
+class Strangeness:
+    """How far an image lies from those of the training, where 1 is the card's limit, and in what most of all.
+
+    `mistaken` names the input of the card that it looks like instead of its own.
+    """
+
+    share_of_limit: float
+    part: str
+    mistaken: str | None = None
+
+    @property
+    def words(self) -> str | None:
+        """Why there is no plain verdict, for people; None within the limits."""
+        if self.mistaken is not None:
+            return f"another sequence than it is called? To the network it looks like {self.mistaken}"
+        if self.share_of_limit <= 1:
+            return None
+        return (
+            f"unlike what the model learnt from, most of all in {self.part} ({self.share_of_limit:.2f} times as far as "
+            "the card allows): another disease, sequence, scanner or part of the body, or a treated patient?"
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -388,7 +449,7 @@ class Prediction:
     classifier, a network of its own, or None where the card has none. `positive` is the probability of the card's
     positive class for the whole study, None where the card tells none. `device` says what computed it where that is not
     what was asked for: memory ran out. `agreement` is the least Dice between the outlines of two networks, None where
-    there are fewer.
+    there are fewer; `strangeness` is how unlike the training patients the study is.
     """
 
     probability: npt.NDArray[np.float32]
@@ -397,6 +458,7 @@ class Prediction:
     device: str = ""
     positive: float | None = None
     agreement: float | None = None
+    strangeness: "Strangeness | None" = None
 
     def __post_init__(self) -> None:
         for values in (self.probability, self.slice_probability, self.positive):

@@ -103,7 +103,7 @@ class Registry:
             raise WeightsError(f"{name}: the card {digest[:12]}… is not in the home, or cannot be read") from None
         if card.digest != digest:
             raise WeightsError(f"{name}: the card {digest[:12]}… was changed since it was put there; not used")
-        return Kept(card, {n.weights: folder / n.weights for n in card.networks.values()}, folder)
+        return Kept(card, {n.weights: folder / n.weights for n in card.files.values()}, folder)
 
     def versions(self) -> tuple[Version, ...]:
         """Every version, by name, the oldest first."""

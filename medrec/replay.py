@@ -45,6 +45,7 @@ MASK_SHARE = 1e-3  # of the marked voxels may differ, and at least:
 MASK_VOXELS = 8
 VOLUME_SHARE = 1e-2
 PROBABILITY = 1e-2
+STRANGENESS = 2e-2
 SHORTEST_PREFIX = 6
 _NUMBER = re.compile(r"\d+(\.\d+)?")
 
@@ -179,7 +180,7 @@ class _Kept:
         except ValidationError as error:
             return Compared("card", False, f"this medrec cannot read it ({error.error_count()} mistakes)")
         card = card if self._ordered or isinstance(card, PictureCard) else _in_order(card)
-        weights = {n.weights: self._home.kept / f"{n.sha256}.safetensors" for n in card.networks.values()}
+        weights = {n.weights: self._home.kept / f"{n.sha256}.safetensors" for n in card.files.values()}
         return CardFiles(card, weights)
 
     def mask(self) -> npt.NDArray[np.bool_] | None:
@@ -337,6 +338,10 @@ def _close(name: str, a: Any, b: Any, spacing_mm: float, inside: str = "") -> bo
         return abs(a - b) <= PROBABILITY
     if name.endswith("_percent"):
         return abs(a - b) <= 200 * VOLUME_SHARE
+    if name == "volume_interval_ml":
+        return abs(a - b) <= max(VOLUME_SHARE * abs(a), MASK_VOXELS * spacing_mm**3 / 1000)
+    if name == "strangeness":
+        return abs(a - b) <= STRANGENESS
     if name.startswith("volume_") and name.endswith("_mm3"):
         return abs(a - b) <= max(VOLUME_SHARE * abs(a), MASK_VOXELS * spacing_mm**3)
     if "probability" in name or inside == "probabilities":

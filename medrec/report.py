@@ -136,6 +136,10 @@ class Report:
     # Of the classes of a whole study, by name, where the card tells any.
     probabilities: Mapping[str, float] = field(default_factory=dict)
     prior: Prior | None = None
+    # Where the true volume of everything lies, in ml, as often as the card says; None where none is told.
+    volume_interval_ml: tuple[float, float] | None = None
+    # How far the study lies from those that the model learnt from, where 1 is the card's limit.
+    strangeness: float | None = None
 
     def facts(self) -> dict[str, Any]:
         """JSON-able copy."""
@@ -231,13 +235,21 @@ def side_text(side: str) -> str:
 
 
 def verdict_text(
-    verdict: Verdict, findings: Sequence[Finding], card: ModelCard, nominal: bool, positive: float | None = None
+    verdict: Verdict,
+    findings: Sequence[Finding],
+    card: ModelCard,
+    nominal: bool,
+    positive: float | None = None,
+    interval_ml: tuple[float, float] | None = None,
 ) -> str:
-    """The verdict in careful sentences; `nominal` is said beside every size, `positive` is the class's probability."""
+    """The verdict in careful sentences; `nominal` is said beside every size, `interval_ml` after the volume.
+
+    `positive` is the probability of the study's class.
+    """
     said = f" {study_class_text(positive, card)}" if positive is not None else ""
     if card.segmentation is None and verdict is not Verdict.INCONCLUSIVE:
         return called_text(verdict, card.finding) + said
-    return _outlined_text(verdict, findings, card, nominal) + said
+    return _outlined_text(verdict, findings, card, nominal, interval_ml) + said
 
 
 def called_text(verdict: Verdict, finding: str) -> str:
@@ -252,9 +264,16 @@ def study_class_text(positive: float, card: ModelCard) -> str:
     return f"The network gives the class {card.positive} a probability of {positive:.2f}: this is no diagnosis."
 
 
-def _outlined_text(verdict: Verdict, findings: Sequence[Finding], card: ModelCard, nominal: bool) -> str:
+def _outlined_text(
+    verdict: Verdict,
+    findings: Sequence[Finding],
+    card: ModelCard,
+    nominal: bool,
+    interval_ml: tuple[float, float] | None,
+) -> str:
     ml = "ml (nominal)" if nominal else "ml"
     if verdict is Verdict.FINDING:
+        ml += interval_text(interval_ml, card)
         total_ml = sum(f.volume_mm3 for f in findings) / 1000
         side = findings[0].side
         where = f"({side})" if side == SIDE_UNKNOWN else side_text(side)
@@ -271,13 +290,26 @@ def _outlined_text(verdict: Verdict, findings: Sequence[Finding], card: ModelCar
     return f"No verdict: {marked}, but the result cannot be relied on for the reasons given."
 
 
-def picture_text(images: Sequence[ImageFacts], card: PictureCard) -> str:
+def interval_text(interval_ml: tuple[float, float] | None, card: ModelCard) -> str:
+    """What stands in brackets behind a volume, with its blank; "" where there is no interval."""
+    if interval_ml is None or card.uncertainty is None:
+        return ""
+    digits = 1 if interval_ml[1] < 10 else 0
+    return f" [{card.uncertainty.level:.0%} interval {interval_ml[0]:.{digits}f} to {interval_ml[1]:.{digits}f}]"
+
+
+def picture_text(images: Sequence[ImageFacts], card: PictureCard, verdict: Verdict | None = None) -> str:
     """What is said of a study of single images, in careful sentences."""
     marked = [i for i in images if i.outlined]
     count = "1 image" if len(images) == 1 else f"{len(images)} images"
+    if verdict is Verdict.INCONCLUSIVE:
+        return (
+            f"No verdict: something is outlined in {len(marked)} of {count}, but the result cannot be relied on for "
+            "the reasons given."
+        )
     if card.segmentation is None:
-        verdict = Verdict.FINDING if called(images, card) else Verdict.NOTHING_MARKED
-        return f"{called_text(verdict, card.finding)} {class_text(images, card)}"
+        said = Verdict.FINDING if called(images, card) else Verdict.NOTHING_MARKED
+        return f"{called_text(said, card.finding)} {class_text(images, card)}"
     if not marked:
         return (
             f"No region of at least {card.decision.minimum_area_px} pixels was marked in {count}; this does not "

@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +23,7 @@ from medrec.errors import ConfigError, DataError, WorldError
 from medrec.gate import Scores, budget
 from medrec.home import Home
 from medrec.labels import Origin
-from medrec.learning import ablation, material, page, tasks
+from medrec.learning import ablation, knowing, material, page, tasks
 from medrec.learning.material import Item
 from medrec.pictures import Card
 from medrec.registry import Kept, Registry
@@ -226,10 +226,12 @@ class Retraining:
             progress(name.removesuffix(".safetensors"), step, steps)
 
         task = tasks.Task(card, self._sources(), self._request.configuration.settings.device)
-        finished = task.train(self._learnt, self._watching, self._work, heard)
+        trained = replace(task, card=task.train(self._learnt, self._watching, self._work, heard))
+        files = {n.weights: self._work / n.weights for n in trained.card.networks.values()}
+        finished = knowing.completed(trained, files, self._learnt, self._watching, self._work)
         trained_on = tuple(sorted({d for i in learnt for d in i.digests}))
         card = finished.model_copy(update={"trained_on": trained_on, "measured": ()})
-        return self._registry.put(card, {n.weights: self._work / n.weights for n in card.networks.values()})
+        return self._registry.put(card, {n.weights: self._work / n.weights for n in card.files.values()})
 
     def adopt(self, reference: str) -> None:
         """Take a version that is there already instead of training one: a bundle that came in, for the gate."""
@@ -395,7 +397,8 @@ class Retraining:
         own = tuple(int(n) for n in self.draft.version.split("."))
         if own <= highest:
             own = (*highest[:2], highest[2] + 1)
-        return self.draft.model_copy(update={"version": ".".join(map(str, own)), "trained_on": (), "measured": ()})
+        fresh = {"version": ".".join(map(str, own)), "trained_on": (), "measured": ()}
+        return knowing.forgotten(self.draft).model_copy(update=fresh)
 
     def _data_digest(self, items: list[Item]) -> str:
         rows = sorted([*i.digests, i.content, self._sides[i.patient].value] for i in items)

@@ -34,6 +34,8 @@ def _of_pictures(case: PictureCase) -> dict[str, str]:
         said = picture.prediction
         positive = np.array([np.nan if said.positive is None else said.positive])
         parts |= {f"probability {n}": said.probability, f"mask {n}": said.mask, f"class {n}": positive}
+        if said.strangeness is not None:
+            parts[f"strangeness {n}"] = np.array([said.strangeness.share_of_limit])
     return {
         "pixels": _text([p.pixels_sha256 for p in case.pictures]),
         "volumes": _arrays({f"{n}": p.brightness for n, p in enumerate(case.pictures)}),
@@ -53,6 +55,8 @@ def _of_volumes(case: Case) -> dict[str, str]:
             answer["slices"] = case.prediction.slice_probability
         if case.prediction.positive is not None:
             answer["class"] = np.array([case.prediction.positive], np.float32)
+        if case.prediction.strangeness is not None:
+            answer["strangeness"] = np.array([case.prediction.strangeness.share_of_limit])
         found["prediction"] = _arrays(answer)
         found["findings"] = _text([asdict(f) for f in case.report.findings])
     if case.report.prior is not None:

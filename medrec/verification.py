@@ -162,7 +162,7 @@ def _versions(home: Home, store: Store, digest: Callable[[str], str | None]) -> 
         except WeightsError as error:
             yield Problem(where, str(error))
             continue
-        files = {part.weights: part.sha256 for part in kept.card.networks.values()}
+        files = {part.weights: part.sha256 for part in kept.card.files.values()}
         files |= {"evaluation.json": measured[card]} if card in measured else {}
         for file, written in files.items():
             if digest(str((folder / file).relative_to(home.root))) != written:

@@ -21,6 +21,7 @@ from medrec.outputs.views import Window, cut, grey, letters, outline, scale_bar_
 from medrec.prediction import (
     Decision,
     Envelope,
+    Familiarity,
     InputRule,
     Measured,
     ModelCard,
@@ -30,6 +31,7 @@ from medrec.prediction import (
     Training,
 )
 from medrec.report import DISCLAIMER, Case, Report, SeriesUse, Status, Verdict, decide, verdict_text
+from medrec.uncertainty import Held, Uncertainty
 from medrec.volume import LPS_TO_RAS, Volume, to_world
 
 DIGEST = "0123456789abcdef" * 4
@@ -711,3 +713,32 @@ def test_a_model_without_measured_numbers_says_so() -> None:
     unmeasured = Case(case.report, card(measured=()), case.volumes, case.prediction, case.labels)
     assert "No measured numbers are recorded" in page_of(unmeasured).text
     assert "No measured numbers are recorded" not in page_of(case).text
+
+
+def test_an_interval_stands_behind_the_volume_and_says_in_its_place_what_it_is_worth() -> None:
+    held = Held(patients=85, share=0.929, low=0.853, high=0.974, on="patients of folds")
+    unsure = Uncertainty(low=0.67, high=1.42, held=held, by_size=(("below 79 ml marked", held),))
+    known = Familiarity(
+        weights="f.safetensors", sha256=DIGEST, limit=1.2, alarms=held, risk_coverage=((1.0, 0.83), (0.5, 0.87))
+    )
+    case = case_of()
+    told = replace(case.report, volume_interval_ml=(35.2, 61.8), strangeness=0.46)
+    page = page_of(Case(told, card(uncertainty=unsure, familiarity=known), case.volumes, case.prediction, case.labels))
+    volume_ml = sum(f.volume_mm3 for f in case.report.findings) / 1000
+    assert re.search(rf"Volume ?{volume_ml:.2f}\s+ml \[35 to 62\]", page.text)
+    assert "92.9% [85.3% to 97.4%] of 85 patients of folds" in page.text
+    assert "lies at 0.46 of the distance that the card allows" in page.text
+    assert "0.83" in page.text
+    plain = page_of(case).text
+    assert "Interval of a volume" not in plain
+    assert "Studies unlike its own" not in plain
+
+
+def test_the_verdict_names_the_interval_after_the_volume_and_only_there() -> None:
+    model = card(uncertainty=Uncertainty(low=0.5, high=2, held=Held(patients=20, share=1, low=0.8, high=1, on="x")))
+    found = case_of().report.findings
+    said = verdict_text(Verdict.FINDING, found, model, True, (3.21, 8.0))
+    assert "ml (nominal) [90% interval 3.2 to 8.0]" in said
+    assert said.count("interval") == 1
+    assert "interval" not in verdict_text(Verdict.FINDING, found, model, True)
+    assert "interval" not in verdict_text(Verdict.NOTHING_MARKED, (), model, True, (0.0, 1.0))

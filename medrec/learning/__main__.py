@@ -6,7 +6,8 @@ Writes the weights beside a new card that pins them, lists what was trained on a
 killed run stopped; weights that are there already are only measured. The patients held back are looked at once, at the
 end; to compare recipes, `--rehearse` leaves them out and holds back others of those that are trained on. `--fold N`
 holds back one of five folds instead; `--held PATTERN` those whose patient in the table it fits (a site);
-`--everyone` holds back nobody, and leaves what the card says was measured.
+`--everyone` holds back nobody, and leaves what the card says was measured. The new card
+says whom its networks know and, where enough patients are held back, how far volumes may be off.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import yaml
 
-from medrec.learning import cases, evaluation, volumes
+from medrec.learning import cases, evaluation, knowing, volumes
 from medrec.learning.cases import LabelledCase
 from medrec.models import inference
 from medrec.prediction import ModelCard
@@ -42,6 +43,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     options.out.mkdir(parents=True, exist_ok=True)
     draft = yaml.safe_load(options.card.read_text())
+    for field in ("familiarity", "uncertainty"):  # those of earlier networks
+        draft.pop(field, None)
     card = ModelCard.model_validate(draft)
     labelled = list(cases.load(card, options.dicom, options.table, options.masks))
     learn, held_back = split(labelled, card, rehearsal=options.rehearse)
@@ -62,6 +65,7 @@ def main() -> None:
     predictor = inference.load(finished, files, inference.device_name(options.device))
     scores = [evaluation.score(c, predictor) for c in held_back]
     on = f"{len(held_back)} patients not trained on"
+    draft |= knowing.of_volumes(predictor, learn, held_back, options.out)
     if held_back:
         draft["measured"] = [m.model_dump() for m in evaluation.measured(scores, on)]
     (options.out / options.card.name).write_text(yaml.safe_dump(draft, sort_keys=False, width=110, allow_unicode=True))

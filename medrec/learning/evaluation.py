@@ -10,14 +10,19 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from medrec import findings
 from medrec.learning.cases import LabelledCase
 from medrec.prediction import Measured, Predictor
 from medrec.statistics import Values, dice, mean, pooled_auc
+from medrec.volume import voxel_volume_mm3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CaseScore:
-    """One patient: overlap, volumes, and per slice what the classifier says and what is true."""
+    """One patient: overlap, volumes, and per slice what the classifier says and what is true.
+
+    `marked_ml` is what a report would say: regions below the card's smallest do not count.
+    """
 
     study: str
     dice: float
@@ -31,13 +36,15 @@ def score(case: LabelledCase, predictor: Predictor) -> CaseScore:
     """Predict one case and compare it with its mask."""
     card = predictor.card
     prediction = predictor.predict(case.inputs)
-    voxel_ml = abs(float(np.linalg.det(case.inputs[card.grid].affine_ijk_to_lps[:3, :3]))) / 1000
+    affine = case.inputs[card.grid].affine_ijk_to_lps
+    voxel_ml = voxel_volume_mm3(affine) / 1000
+    reported = findings.label(prediction.mask, affine, findings.Rules(card.decision.minimum_volume_mm3)) > 0
     scores = prediction.slice_probability
     return CaseScore(
         case.study,
         dice(prediction.mask, case.mask),
         float(case.mask.sum()) * voxel_ml,
-        float(prediction.mask.sum()) * voxel_ml,
+        float(reported.sum()) * voxel_ml,
         np.zeros(0) if scores is None else scores.astype(np.float64),
         np.asarray(case.mask.any((0, 1))),
     )

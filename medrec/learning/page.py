@@ -67,6 +67,9 @@ def write(
     body += _answers(task.card, files, trials)
     if cases:
         body += _best_and_worst(cases)
+    if task.card.familiarity is not None and task.card.familiarity.risk_coverage:
+        figure = risk_figure(task.card.familiarity.risk_coverage, task.card.familiarity.measure)
+        body += ["<h2>What is gained by abstaining from strangers</h2>", figure]
     page = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{html.escape(task.card.title)}</title>"
     (out / "page.html").write_text(f"{page}<style>{STYLE}</style><body>{''.join(body)}</body></html>")
     return out / "card.md", out / "page.html"
@@ -80,6 +83,7 @@ def card_markdown(card: Card, evaluation: Mapping[str, Any] | None) -> str:
     lines += ["", "## Data and licence", "", card.data, "", f"Weights: {card.licence}.", "", "## Networks", ""]
     lines += [f"- {place}: {n.kind}, weights sha256 `{n.sha256}`" for place, n in card.networks.items()]
     lines += ["", f"Trained on images of {len(card.trained_on)} pixel digests; card `{card.digest}`.", ""]
+    lines += _limits(card)
     if evaluation is not None:
         lines += ["## Measured on locked patients", "", "| measure | value | 95% interval |", "|---|---|---|"]
         for name, i in evaluation["measured"].items():
@@ -95,6 +99,45 @@ def card_markdown(card: Card, evaluation: Mapping[str, Any] | None) -> str:
                 lines.append(f"- {name}: {told}")
         lines += ["", "## The gate", "", *(f"- {line}" for line in evaluation["lines"])]
     return "\n".join(lines) + "\n"
+
+
+def _limits(card: Card) -> list[str]:
+    """Whom the model knows and how far its volumes may be off, as Markdown; nothing where the card does not say."""
+    lines = []
+    if (known := card.familiarity) is not None:
+        alarms = known.alarms
+        told = f"{_number(alarms.share)} [{_number(alarms.low)} to {_number(alarms.high)}]"
+        lines += ["## Whom it knows", "", f"Called inconclusive as strangers: {told} of {alarms.patients} {alarms.on}."]
+        if known.risk_coverage:
+            lines += ["", f"| most familiar share of held-out patients | mean {known.measure} |", "|---|---|"]
+            lines += [f"| {share:.0%} | {_number(value)} |" for share, value in known.risk_coverage]
+        lines.append("")
+    if isinstance(card, ModelCard) and (unsure := card.uncertainty) is not None:
+        held = unsure.held
+        lines += ["## How far a volume may be off", "", f"{unsure.level:.0%} interval: from {unsure.low:.2f} to "
+                  f"{unsure.high:.2f} times what is marked. It held the truth in {_number(held.share)} "
+                  f"[{_number(held.low)} to {_number(held.high)}] of {held.patients} {held.on}.", ""]  # fmt: skip
+    return lines
+
+
+def risk_figure(points: Sequence[tuple[float, float]], measure: str) -> str:
+    """Mean measure over the share of patients that gets a verdict, the most familiar first, as an SVG."""
+    width, height, left, low = 420, 240, 56, 30
+    floor = min(v for _, v in points)
+    top = max(max(v for _, v in points), floor + 0.01)
+    places = [(left + share * (width - left - 16), 16 + (top - v) / (top - floor) * (height - 32 - low))
+              for share, v in points]  # fmt: skip
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    dots = "".join(f"<circle cx='{x:.1f}' cy='{y:.1f}' r='3'/><text x='{x - 14:.1f}' y='{y - 8:.1f}'>{v:.3f}</text>"
+                   for (x, y), (_, v) in zip(places, points, strict=True))  # fmt: skip
+    shares = "".join(f"<text x='{x - 12:.1f}' y='{height - 26}'>{share:.0%}</text>"
+                     for (x, _), (share, _) in zip(places, points, strict=True))  # fmt: skip
+    words = html.escape(f"mean {measure} over the most familiar share of held-out patients")
+    return (
+        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width} {height}' width='{width}' role='img' "
+        f"aria-label='{words}' font-family='sans-serif' font-size='11'><polyline points='{path}' fill='none' "
+        f"stroke='#06c' stroke-width='2'/>{dots}{shares}<text x='{left}' y='{height - 8}'>{words}</text></svg>"
+    )
 
 
 def _seen(card: Card, files: Mapping[str, Path], cases: Sequence[tuple[Payload, Answer]]) -> list[str]:

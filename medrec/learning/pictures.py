@@ -271,6 +271,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     options.out.mkdir(parents=True, exist_ok=True)
     draft = yaml.safe_load(options.card.read_text())
+    draft.pop("familiarity", None)  # that of earlier networks; `medrec.learning.knowing` tells that of these
     card = PictureCard.model_validate(draft)
     pictures = sorted(load(card, options.dicom, options.table, options.masks), key=lambda p: p.pixels_sha256)
     learn = [p for p in pictures if p.fold != options.test_fold]

@@ -20,7 +20,7 @@ import torch
 from pydantic import ValidationError
 
 from medrec.errors import DataError, WeightsError
-from medrec.models import networks, preprocessing, still, weights
+from medrec.models import networks, preprocessing, still, strangers, weights
 from medrec.pictures import Card, PictureCard, card_of
 from medrec.prediction import Network
 
@@ -51,7 +51,7 @@ def pack(card: Card, files: Mapping[str, Path], readme: str) -> bytes:
         "docs/README.md": readme.encode(),
         "LICENSE": f"{card.licence}\n".encode(),
     }
-    for part in card.networks.values():
+    for part in card.files.values():
         contents[f"models/{part.weights}"] = weights.read(files[part.weights], part.sha256)
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
@@ -73,7 +73,7 @@ def unpack(data: bytes, out: Path) -> tuple[Card, dict[str, Path]]:
             (found,) = [n for n in names if n == CARD or n.endswith(f"/{CARD}")]
             root = found.removesuffix(CARD)
             card = card_of(json.loads(archive.read(found)))
-            blobs = {p.weights: archive.read(f"{root}models/{p.weights}") for p in card.networks.values()}
+            blobs = {p.weights: archive.read(f"{root}models/{p.weights}") for p in card.files.values()}
     except (zipfile.BadZipFile, KeyError, ValidationError, json.JSONDecodeError, NotImplementedError, RuntimeError):
         raise DataError("this is no bundle that medrec can take in: card or weights are missing or broken") from None
     except ValueError:
@@ -82,11 +82,14 @@ def unpack(data: bytes, out: Path) -> tuple[Card, dict[str, Path]]:
             "inputs are found; write a card for its network first"
         ) from None
     files = {}
-    for part in card.networks.values():
+    for part in card.files.values():
         if hashlib.sha256(blobs[part.weights]).hexdigest() != part.sha256:
             raise WeightsError(f"weights {part.weights} of the bundle are not those that its card pins; not used")
-        network = networks.build(part.kind, part.settings, _channels(card, part))
-        weights.fill(network, blobs[part.weights], part.weights)
+        if isinstance(part, Network):
+            network = networks.build(part.kind, part.settings, _channels(card, part))
+            weights.fill(network, blobs[part.weights], part.weights)
+        else:
+            strangers.read(blobs[part.weights], part.weights)
         files[part.weights] = out / part.weights
         files[part.weights].write_bytes(blobs[part.weights])
     return card, files

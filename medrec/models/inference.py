@@ -22,8 +22,9 @@ from torch import nn
 
 from medrec.calibration import tempered
 from medrec.errors import ConfigError, WeightsError, WorldError
-from medrec.models import networks, preprocessing, weights
-from medrec.prediction import ModelCard, Network, Prediction, Running
+from medrec.familiarity import Familiar, Floats
+from medrec.models import networks, preprocessing, strangers, weights
+from medrec.prediction import ModelCard, Network, Prediction, Running, Strangeness
 from medrec.volume import Volume
 
 LADDER = (8, 4, 2, 1)  # slices at a time on the device, before the CPU
@@ -36,10 +37,19 @@ class TorchPredictor:
     """Implements `medrec.prediction.Predictor`."""
 
     def __init__(
-        self, card: ModelCard, segmentation: Sequence[nn.Module], classification: nn.Module | None, device: str
+        self,
+        card: ModelCard,
+        segmentation: Sequence[nn.Module],
+        classification: nn.Module | None,
+        device: str,
+        familiar: Familiar | None = None,
     ) -> None:
         self.card = card
         self.device = device
+        self._familiar = familiar
+        on_cpu = familiar is None or device == "cpu"
+        first = next(n for n in (*segmentation, classification) if n is not None)
+        self._first = first if on_cpu else copy.deepcopy(first)
         self._segmentation = [_placed(network, device, card.running) for network in segmentation]
         self._classification = None if classification is None else _placed(classification, device, card.running)
 
@@ -49,6 +59,7 @@ class TorchPredictor:
         Raises ScanError on an empty image, WorldError when there is no memory for one slice on the CPU.
         """
         stack, frame = preprocessing.images(inputs, self.card)
+        strange = self._judged(stack)
         stack = preprocessing.with_neighbours(stack, self.card.preprocessing.neighbours)
         (maps, scores), how = self._on_the_ladder(stack)
         if maps:
@@ -58,13 +69,30 @@ class TorchPredictor:
         threshold = self.card.decision.voxel_threshold
         mask, agreement = probability > threshold, _agreement(maps, threshold)
         if scores is None:
-            return Prediction(probability, mask, None, how, agreement=agreement)
+            return Prediction(probability, mask, None, how, agreement=agreement, strangeness=strange)
         if self.card.tells_class:
             positive = tempered(float(scores[0]), self.card.decision.temperature)
-            return Prediction(probability, mask, None, how, positive, agreement)
+            return Prediction(probability, mask, None, how, positive, agreement, strange)
         # The networks see slices from the feet up; the volume may count them the other way.
         slices = (scores.flip(0) if _reversed(frame) else scores).numpy()
-        return Prediction(probability, mask, slices, how, agreement=agreement)
+        return Prediction(probability, mask, slices, how, agreement=agreement, strangeness=strange)
+
+    def row(self, inputs: Mapping[str, Volume]) -> Floats:
+        """What `medrec.familiarity` judges a study by, (d,). Raises ScanError on an empty image."""
+        return strangers.of_volume(self._first, preprocessing.images(inputs, self.card)[0], self.card)
+
+    def strangeness(self, inputs: Mapping[str, Volume]) -> Strangeness | None:
+        """How unlike the training a study is, without outlining it; None where the card does not say.
+
+        Raises ScanError on an empty image.
+        """
+        return self._judged(preprocessing.images(inputs, self.card)[0])
+
+    def _judged(self, stack: torch.Tensor) -> Strangeness | None:
+        if self._familiar is None or self.card.familiarity is None:
+            return None
+        row = strangers.of_volume(self._first, stack, self.card)
+        return strangers.judged(self._familiar, self.card.familiarity, row, self.card.kinds)
 
     def _on_the_ladder(self, stack: torch.Tensor) -> tuple[tuple[list[torch.Tensor], torch.Tensor | None], str]:
         """What the networks say, and how it was got where memory ran out ("" where it did not)."""
@@ -175,10 +203,13 @@ def load(card: ModelCard, files: Mapping[str, Path], device: str) -> TorchPredic
 
     classification = None if card.classification is None else network(card.classification)
     outlining = [network(part) for place, part in card.networks.items() if place != "classification"]
+    familiar = None
+    if (part := card.familiarity) is not None:
+        familiar = strangers.read(weights.read(files[part.weights], part.sha256), part.weights)
     if device == "cpu":
-        return TorchPredictor(card, outlining, classification, device)
+        return TorchPredictor(card, outlining, classification, device, familiar)
     plain = TorchPredictor(card, copy.deepcopy(outlining), copy.deepcopy(classification), "cpu")
-    placed = TorchPredictor(card, outlining, classification, device)
+    placed = TorchPredictor(card, outlining, classification, device, familiar)
     hold_against(placed, plain)
     return placed
 

@@ -104,10 +104,9 @@ def images(inputs: Mapping[str, Volume], card: ModelCard) -> tuple[torch.Tensor,
     grid = inputs[card.grid]
     tissue = foreground(grid.voxels)
     frame = frame_of(grid, card.preprocessing.size_px)
-    names = [card.grid, *(name for name in card.inputs if name != card.grid)]
     size = card.preprocessing.size_px
     absent = torch.zeros(frame.shape[2], size, size)
-    stack = [frame.cut(normalised(inputs[name].voxels, tissue)) if name in inputs else absent for name in names]
+    stack = [frame.cut(normalised(inputs[name].voxels, tissue)) if name in inputs else absent for name in card.kinds]
     return torch.stack(stack, 1), frame
 
 

@@ -4,6 +4,7 @@ Invariant: `back` of what `whole` made lies where it came from, for every size a
 it is and mirrored, and the two answers are averaged.
 """
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -16,9 +17,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from medrec.calibration import tempered
-from medrec.models import marks, networks, weights
+from medrec.familiarity import Familiar, Floats
+from medrec.models import marks, networks, strangers, weights
 from medrec.pictures import PictureCard, PicturePrediction, PicturePreprocessing
-from medrec.prediction import Network
+from medrec.prediction import Network, Strangeness
 
 CHANNELS_TO_OUTLINE, CHANNELS_TO_CLASSIFY = 1, 2  # the image; the image and its outline
 MIDDLE, SPREAD = 0.5, 0.25  # brightness that becomes 0 and 1: the range that the encoder's start knows
@@ -109,10 +111,18 @@ class StillPredictor:
     """Implements `medrec.pictures.PicturePredictor`."""
 
     def __init__(
-        self, card: PictureCard, segmentation: nn.Module | None, classification: nn.Module | None, device: str
+        self,
+        card: PictureCard,
+        segmentation: nn.Module | None,
+        classification: nn.Module | None,
+        device: str,
+        familiar: Familiar | None = None,
     ) -> None:
         self.card = card
         self.device = device
+        self._familiar = familiar
+        first = segmentation if segmentation is not None else classification
+        self._first = first if familiar is None or device == "cpu" else copy.deepcopy(first)
         self._segmentation = None if segmentation is None else segmentation.to(device).eval()
         self._classification = None if classification is None else classification.to(device).eval()
 
@@ -131,7 +141,31 @@ class StillPredictor:
         if self._classification is not None:
             close = torch.cat([looked_at(image, mask, rules, look) for look in rules.looks])
             positive = tempered(float(self._mirrored(self._classification, close).mean()), decision.temperature)
-        return PicturePrediction(probability, mask, positive, sum(not m.text for m in found))
+        strange = self._strangeness(image)
+        return PicturePrediction(probability, mask, positive, sum(not m.text for m in found), strange)
+
+    def row(self, pixels: npt.NDArray[np.float32]) -> Floats:
+        """What `medrec.familiarity` judges an image (rows, columns) by, (d,)."""
+        rules = self.card.preprocessing
+        return self._row(seen(marks.painted_out(pixels, marks.find(pixels)) if rules.paint_out_marks else pixels))
+
+    def _row(self, image: torch.Tensor) -> Floats:
+        assert self._first is not None  # a card names at least one network
+        x = whole(image, self.card.preprocessing.size_px)
+        if self._segmentation is None:  # the classifier sees an outline as well: here one of nothing
+            x = torch.cat([x, torch.full_like(x, -1.0)], 1)
+        return strangers.of_picture(self._first, x)
+
+    def strangeness(self, pixels: npt.NDArray[np.float32]) -> Strangeness | None:
+        """How unlike the training an image (rows, columns) is; None where the card does not say."""
+        if self._familiar is None or self.card.familiarity is None:
+            return None
+        return strangers.judged(self._familiar, self.card.familiarity, self.row(pixels))
+
+    def _strangeness(self, image: torch.Tensor) -> Strangeness | None:
+        if self._familiar is None or self.card.familiarity is None:
+            return None
+        return strangers.judged(self._familiar, self.card.familiarity, self._row(image))
 
     @torch.inference_mode()
     def _mirrored(self, network: nn.Module, image: torch.Tensor) -> torch.Tensor:
@@ -154,4 +188,7 @@ def load(card: PictureCard, files: Mapping[str, Path], device: str) -> StillPred
 
     classification = None if card.classification is None else network(card.classification, CHANNELS_TO_CLASSIFY)
     segmentation = None if card.segmentation is None else network(card.segmentation, CHANNELS_TO_OUTLINE)
-    return StillPredictor(card, segmentation, classification, device)
+    familiar = None
+    if (part := card.familiarity) is not None:
+        familiar = strangers.read(weights.read(files[part.weights], part.sha256), part.weights)
+    return StillPredictor(card, segmentation, classification, device, familiar)

@@ -141,6 +141,7 @@ def environment(nominal: bool = False) -> Environment:
         "mm_fine": lambda mm: _quantity(mm, "mm", nominal, 2),
         "measured": lambda x: signed(x, 2 if abs(x) < 10 else 1),
         "px": lambda px: _quantity(px, "px", nominal=False, digits=0),
+        "sparing": lambda ml: signed(ml, 1 if ml < 10 else 0),
         "short": lambda text: text if len(text) <= 16 else text[:12] + "…",
     }
     return environment
