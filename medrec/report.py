@@ -308,8 +308,8 @@ def picture_text(images: Sequence[ImageFacts], card: PictureCard, verdict: Verdi
             "the reasons given."
         )
     if card.segmentation is None:
-        said = Verdict.FINDING if called(images, card) else Verdict.NOTHING_MARKED
-        return f"{called_text(said, card.finding)} {class_text(images, card)}"
+        verdict = Verdict.FINDING if called(images, card) else Verdict.NOTHING_MARKED
+        return f"{called_text(verdict, card.finding)} {class_text(images, card)}"
     if not marked:
         return (
             f"No region of at least {card.decision.minimum_area_px} pixels was marked in {count}; this does not "
