@@ -182,6 +182,10 @@ def metrics_of(facts: Mapping[str, Any], row: CaseRow) -> dict[str, float]:
     metrics = {"seconds": row.seconds_ms / 1000}
     if facts["status"] != "analysed":
         return metrics
+    if (strangeness := facts.get("strangeness")) is not None:  # reports of older releases do not say
+        metrics["strangeness"] = float(strangeness)
+    if interval := facts.get("volume_interval_ml"):
+        metrics |= {"volume_low_ml": float(interval[0]), "volume_high_ml": float(interval[1])}
     if images := facts.get("images", ()):
         metrics |= {"images": float(len(images)), "images_outlined": float(sum(i["outlined"] for i in images))}
         for name in sorted({name for i in images for name in i["probabilities"]}):

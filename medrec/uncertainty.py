@@ -28,7 +28,7 @@ class Held(Frozen):
     share: Annotated[float, Field(ge=0, le=1)]
     low: Annotated[float, Field(ge=0, le=1)]
     high: Annotated[float, Field(ge=0, le=1)]
-    on: str
+    on: str = ""
 
 
 class Uncertainty(Frozen):
@@ -82,11 +82,11 @@ def calibrated(
         low=round(float(np.exp(low)), 4),
         high=round(float(np.exp(high)), 4),
         held=held(inside, on),
-        by_size=tuple((words, held(inside[some], on)) for words, some in sizes if some.any()),
+        by_size=tuple((words, held(inside[some])) for words, some in sizes if some.any()),
     )
 
 
-def held(inside: npt.NDArray[np.bool_], on: str) -> Held:
+def held(inside: npt.NDArray[np.bool_], on: str = "") -> Held:
     """The share of patients (n,) with the exact interval of Clopper and Pearson (1934)."""
     low, high = exact(int(inside.sum()), len(inside))
     return Held(patients=len(inside), share=round(float(inside.mean()), 3), low=low, high=high, on=on)

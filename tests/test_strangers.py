@@ -15,7 +15,8 @@ from tiny import SIZE, tiny_folder
 from medrec import config
 from medrec.config import packaged_configs
 from medrec.errors import WeightsError
-from medrec.learning import knowing
+from medrec.home import Home
+from medrec.learning import knowing, material, tasks
 from medrec.learning.cases import LabelledCase
 from medrec.learning.pictures import LabelledPicture
 from medrec.models import bundles, inference, networks, still, strangers, weights
@@ -230,3 +231,32 @@ def test_a_cards_text_keeps_every_other_word_when_its_limits_are_written(folder:
         x for x in once.splitlines() if "version:" not in x
     ]
     assert ModelCard.model_validate(yaml.safe_load(once)).familiarity == card.familiarity
+
+
+class Told(tasks.Task):
+    """A task whose images are phantoms with lesions, of so many patients, instead of labels in a home."""
+
+    def payloads(self, images: frozenset[str]) -> Iterator[LabelledCase]:
+        for case in learnt(45):
+            truth = np.zeros(SIZE, bool)
+            truth[4:10, 4:10, 4:10] = True
+            if case.patient in images:
+                yield replace(case, mask=truth)
+
+
+@pytest.mark.parametrize(("watching", "told"), [(25, True), (19, False)])
+def test_a_retraining_tells_its_limits_from_those_who_watched_where_they_are_enough(
+    watching: int, told: bool, folder: Path, tmp_path: Path
+) -> None:
+    (model,) = config.load(folder).cards
+    assert isinstance(model.card, ModelCard)
+    everyone = frozenset(f"p{n}" for n in range(45))
+    task = Told(knowing.forgotten(model.card), material.Sources((), Home(tmp_path), material.Wanted({}, {})), "cpu")
+    card = knowing.completed(task, model.weights, everyone, frozenset(sorted(everyone)[:watching]), tmp_path)
+    assert isinstance(card, ModelCard)
+    assert card.familiarity is not None
+    assert (tmp_path / card.familiarity.weights).is_file()
+    assert (card.uncertainty is not None) is told
+    assert (len(card.familiarity.risk_coverage) > 0) is told
+    assert (knowing.APART in card.familiarity.alarms.on) is told
+    assert (knowing.ALONE in card.familiarity.alarms.on) is not told

@@ -13,6 +13,7 @@ them where no patient is held back; early maps, which are looked at, hardly know
 import argparse
 import json
 import logging
+import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -111,9 +112,9 @@ def familiar(
     else:
         distances, margins = familiarity.held_out(known)
         on = ALONE
-    limit = round(familiarity.limit(distances, familiarity.ALARMS), 4)
+    limit = _upwards(familiarity.limit(distances, familiarity.ALARMS))
     kinds = int(known.kinds.max()) + 1
-    margin = round(-familiarity.limit(-margins, familiarity.MISTAKES), 4) if kinds > 1 else None
+    margin = -_upwards(familiarity.limit(-margins, familiarity.MISTAKES)) if kinds > 1 else None
     flagged = (distances > limit) | (margins < (margin if margin is not None else -np.inf))
     names = f"{card.name}_familiarity.safetensors"
     sha256 = strangers.write(familiarity.fit(known), out / names)
@@ -125,6 +126,11 @@ def familiar(
         alarms=uncertainty.held(flagged, f"{_units(card)} of {len(set(judged.patients))} patients, {on}"),
         risk_coverage=_risk(judged.patients, distances, scores or {}),
     )
+
+
+def _upwards(value: float) -> float:
+    """To four digits, away from whoever set the limit: who did is not beyond it."""
+    return math.ceil(value * 1e4) / 1e4
 
 
 def _risk(patients: Sequence[str], distances: Floats, scores: Mapping[str, float]) -> tuple[tuple[float, float], ...]:
