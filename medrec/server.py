@@ -10,6 +10,9 @@ from contextlib import suppress
 from medrec.errors import ConfigError
 from medrec.home import Home
 
+# MLflow's assistant runs commands on this machine for whoever reaches the page; in a container only, it runs none here.
+NO_COMMANDS = {"MLFLOW_ENABLE_ASSISTANT_SANDBOX": "true"}
+
 
 def serve(home: Home, port: int, tell: Callable[[str], None]) -> None:
     """Run the server until it is interrupted. Raises ConfigError when the home has no reports yet."""
@@ -27,7 +30,8 @@ def serve(home: Home, port: int, tell: Callable[[str], None]) -> None:
         tell(f"the last night's contact sheet: http://127.0.0.1:{port}{sheet}")
     # MLflow starts processes of its own: all of them are in one session, and end with us.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    process = subprocess.Popen(command, env={**os.environ, **ENVIRONMENT}, start_new_session=True)
+    environment = {**os.environ, **ENVIRONMENT, **NO_COMMANDS}
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
     try:
         process.wait()
     except KeyboardInterrupt:
