@@ -60,6 +60,8 @@ def beside(case: Case, home: Home, store: Store) -> Case:
     """The case with what its report says of an earlier study; itself where no other study is known."""
     if case.labels is None or case.report.status is not Status.ANALYSED or case.card is None:
         return case
+    if case.card.segmentation is None:  # what outlines nothing has nothing to compare
+        return case
     chosen = _chosen(case, home, store)
     if chosen is None:
         return case
