@@ -40,6 +40,9 @@ def test_patients_are_outlined_on_the_grid_of_their_series_and_it_is_said_that_t
         assert facts["geometry_nominal"]
         assert any("trained on" in flag for flag in facts["flags"])
         assert facts["lossy"]
+        if facts["findings"] and facts["strangeness"] <= 1:
+            low_ml, high_ml = facts["volume_interval_ml"]
+            assert low_ml < sum(f["volume_mm3"] for f in facts["findings"]) / 1000 < high_ml
         assert facts["verdict_text"].count(" ml") == facts["verdict_text"].count(" ml (nominal)")
         assert report.stat().st_size < 5e6
     assert np.mean(overlaps) > 0.6, overlaps
@@ -54,6 +57,9 @@ def test_a_real_glioblastoma_study_is_analysed_in_its_own_millimetres(
     facts = json.loads((tmp_path / "home" / str(case.report)).with_name("report.json").read_text())
     assert facts["geometry_nominal"] is False
     assert facts["lossy"] is False
+    assert facts["verdict"] == "inconclusive"  # a treated glioblastoma: not what the model learnt from
+    assert any("unlike what the model learnt from" in flag for flag in facts["flags"])
+    assert facts["volume_interval_ml"] is None
     assert np.allclose(facts["spacing_mm"], [0.6875, 0.6875, 6.5], atol=1e-3)  # PixelSpacing, SpacingBetweenSlices
     roles = {s["words"][0]: s["role"] for s in facts["series"] if s["words"]}
     assert roles["FLAIR"] == "flair"

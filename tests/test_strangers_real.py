@@ -20,7 +20,9 @@ from medrec.routing import Routed, rules_of, select
 from medrec.series import group
 from medrec.volume import Volume, foreground
 
-PATIENTS = 12
+PATIENTS = 9
+
+pytestmark = pytest.mark.slow
 
 
 def packaged(name: str) -> CardFiles:
@@ -38,10 +40,10 @@ def brain() -> inference.TorchPredictor:
 def patients(
     shared_data: Path, brain: inference.TorchPredictor, tmp_path_factory: pytest.TempPathFactory
 ) -> list[LabelledCase]:
-    """Every seventh of the 85, by the names of their folders."""
+    """Every ninth of the 85, by the names of their folders."""
     folder = tmp_path_factory.mktemp("dicom")
     data = shared_data / "brain_mr"
-    for patient in sorted((data / "dicom").iterdir())[::7][:PATIENTS]:
+    for patient in sorted((data / "dicom").iterdir())[::9][:PATIENTS]:
         (folder / patient.name).symlink_to(patient)
     found = [c for p in sorted(folder.iterdir())
              for c in cases.load(brain.card, p.resolve(), data / "studies.csv", data / "masks")]  # fmt: skip
@@ -128,7 +130,7 @@ def test_an_ultrasound_image_that_is_none_is_a_stranger(shared_data: Path) -> No
     files = sorted((shared_data / "breast_us" / "dicom").rglob("*.dcm"))[::60]
     images = [pydicom.dcmread(p).pixel_array / 255 for p in files]
     usual = [breast.strangeness(i.astype(np.float32)) for i in images]
-    assert sum(s is not None and s.words is not None for s in usual) <= 0.15 * len(usual)
+    assert sum(s is not None and s.words is not None for s in usual) <= 0.12 * len(usual)
     rng = np.random.default_rng(1)
     belly = pydicom.dcmread(sorted((shared_data / "label_import" / "ct").iterdir())[0]).pixel_array.astype(np.float32)
     belly = np.clip(belly / 2000, 0, 1)

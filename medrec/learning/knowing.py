@@ -112,6 +112,7 @@ def familiar(
     else:
         distances, margins = familiarity.held_out(known)
         on = ALONE
+    patients, distances, margins = _by_patient(judged.patients, distances, margins)
     limit = _upwards(familiarity.limit(distances, familiarity.ALARMS))
     kinds = int(known.kinds.max()) + 1
     margin = -_upwards(familiarity.limit(-margins, familiarity.MISTAKES)) if kinds > 1 else None
@@ -123,8 +124,8 @@ def familiar(
         sha256=sha256,
         limit=limit,
         margin=margin,
-        alarms=uncertainty.held(flagged, f"{_units(card)} of {len(set(judged.patients))} patients, {on}"),
-        risk_coverage=_risk(judged.patients, distances, scores or {}),
+        alarms=uncertainty.held(flagged, f"patients, {on}"),
+        risk_coverage=_risk(patients, distances, scores or {}),
     )
 
 
@@ -141,8 +142,13 @@ def _risk(patients: Sequence[str], distances: Floats, scores: Mapping[str, float
     return tuple((share, round(value, 4)) for share, value in familiarity.risk_coverage(far, good))
 
 
-def _units(card: Card) -> str:
-    return "images" if isinstance(card, PictureCard) else "studies"
+def _by_patient(patients: Sequence[str], distances: Floats, margins: Floats) -> tuple[tuple[str, ...], Floats, Floats]:
+    """Of each patient's images the one that is farthest away, and the one that is nearest to another kind."""
+    names, of = np.unique(np.asarray(patients), return_inverse=True)
+    farthest, nearest = np.full(len(names), -np.inf), np.full(len(names), np.inf)
+    np.maximum.at(farthest, of, distances)
+    np.minimum.at(nearest, of, margins)
+    return tuple(names.tolist()), farthest, nearest
 
 
 def completed(

@@ -84,6 +84,15 @@ class Encoder(nn.Module):
             maps.append(x)
         return [maps[n] for n in SEEN]
 
+    def early(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """The maps at 1/4 and 1/8 of the resolution alone, at a part of the cost."""
+        x = self.stem(x)
+        maps = []
+        for stage in self.stages[: SEEN[2] + 1]:
+            x = stage(x)
+            maps.append(x)
+        return [maps[n] for n in SEEN[1:3]]
+
     def take_over(self, published: Mapping[str, torch.Tensor]) -> None:
         """Fill every layer from the published weights, in place; grey channels share what the colours had.
 

@@ -77,8 +77,7 @@ def judged(familiar: Familiar, limits: Familiarity, row: Floats, kinds: Sequence
 def averages(network: nn.Module, x: torch.Tensor) -> Floats:
     """What each early map holds on average over images and places, (channels,); of images (n, channels, [z,] y, x)."""
     if isinstance(encoder := getattr(network, "encoder", None), lite.Encoder):
-        _, *maps = encoder(x.contiguous(memory_format=torch.channels_last))
-        kept = maps[:2]
+        kept = encoder.early(x.contiguous(memory_format=torch.channels_last))
     else:
         kept = list(_early(network, x))
     found: Floats = torch.cat([m.transpose(0, 1).flatten(1).mean(1) for m in kept]).double().numpy()
