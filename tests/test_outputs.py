@@ -711,3 +711,12 @@ def test_a_model_without_measured_numbers_says_so() -> None:
     unmeasured = Case(case.report, card(measured=()), case.volumes, case.prediction, case.labels)
     assert "No measured numbers are recorded" in page_of(unmeasured).text
     assert "No measured numbers are recorded" not in page_of(case).text
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_a_plane_is_the_same_however_its_volume_lies_in_memory(axis: int) -> None:
+    voxels = np.arange(4 * 5 * 6, dtype=np.float32).reshape(4, 5, 6)
+    view = cut(np.diag([-1.0, 1.0, 2.0, 1.0]), voxels.shape, axis, 2)
+    shown = view.pixels(voxels)
+    assert sorted(shown.ravel()) == sorted(np.take(voxels, 2, axis).ravel())
+    assert np.array_equal(shown, view.pixels(np.asfortranarray(voxels)))
