@@ -737,8 +737,17 @@ def test_an_interval_stands_behind_the_volume_and_says_in_its_place_what_it_is_w
 def test_the_verdict_names_the_interval_after_the_volume_and_only_there() -> None:
     model = card(uncertainty=Uncertainty(low=0.5, high=2, held=Held(patients=20, share=1, low=0.8, high=1, on="x")))
     found = case_of().report.findings
-    said = verdict_text(Verdict.FINDING, found, model, True, (3.21, 8.0))
+    said = verdict_text(Verdict.FINDING, found, model, True, interval_ml=(3.21, 8.0))
     assert "ml (nominal) [90% interval 3.2 to 8.0]" in said
     assert said.count("interval") == 1
     assert "interval" not in verdict_text(Verdict.FINDING, found, model, True)
-    assert "interval" not in verdict_text(Verdict.NOTHING_MARKED, (), model, True, (0.0, 1.0))
+    assert "interval" not in verdict_text(Verdict.NOTHING_MARKED, (), model, True, interval_ml=(0.0, 1.0))
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_a_plane_is_the_same_however_its_volume_lies_in_memory(axis: int) -> None:
+    voxels = np.arange(4 * 5 * 6, dtype=np.float32).reshape(4, 5, 6)
+    view = cut(np.diag([-1.0, 1.0, 2.0, 1.0]), voxels.shape, axis, 2)
+    shown = view.pixels(voxels)
+    assert sorted(shown.ravel()) == sorted(np.take(voxels, 2, axis).ravel())
+    assert np.array_equal(shown, view.pixels(np.asfortranarray(voxels)))

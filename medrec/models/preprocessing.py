@@ -60,15 +60,18 @@ class Frame:
         return -first, first + size - length
 
 
-def frame_of(volume: Volume, size_px: int) -> Frame:
-    """The frame around the head of the card's grid volume. Raises ScanError when there is no tissue."""
+def frame_of(volume: Volume, size_px: int, tissue: npt.NDArray[np.bool_] | None = None) -> Frame:
+    """The frame around the head of the card's grid volume, whose tissue (i, j, k) may be known already.
+
+    Raises ScanError when there is no tissue.
+    """
     start = nib.orientations.io_orientation(LPS_TO_RAS @ volume.affine_ijk_to_lps)
     end = nib.orientations.axcodes2ornt(("L", "P", "S"))
     turn, undo = nib.orientations.ornt_transform(start, end), nib.orientations.ornt_transform(end, start)
-    turned = nib.orientations.apply_orientation(volume.voxels, turn)
+    turned = nib.orientations.apply_orientation(foreground(volume.voxels) if tissue is None else tissue, turn)
     spacing = np.empty(3)
     spacing[turn[:, 0].astype(int)] = volume.spacing_mm
-    i0, i1, j0, j1 = head_box(foreground(turned))
+    i0, i1, j0, j1 = head_box(turned)
     side_mm = MARGIN * max((i1 - i0) * spacing[0], (j1 - j0) * spacing[1])
     ni, nj = round(side_mm / spacing[0]), round(side_mm / spacing[1])
     box = (round((i0 + i1 - ni) / 2), round((j0 + j1 - nj) / 2), ni, nj)
@@ -103,7 +106,7 @@ def images(inputs: Mapping[str, Volume], card: ModelCard) -> tuple[torch.Tensor,
     inputs = {name: windowed(v, window if v.unit == unit else None) for name, v in inputs.items()}
     grid = inputs[card.grid]
     tissue = foreground(grid.voxels)
-    frame = frame_of(grid, card.preprocessing.size_px)
+    frame = frame_of(grid, card.preprocessing.size_px, tissue)
     size = card.preprocessing.size_px
     absent = torch.zeros(frame.shape[2], size, size)
     stack = [frame.cut(normalised(inputs[name].voxels, tissue)) if name in inputs else absent for name in card.kinds]

@@ -70,7 +70,7 @@ class View:
 
     def pixels(self, voxels: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """(rows, columns) of the plane, from voxels (i, j, k)."""
-        plane = np.take(voxels, self.index, axis=self.axis)
+        plane = np.moveaxis(voxels, self.axis, 0)[self.index]  # np.take copies all of a volume that lies by slices
         upright = plane.T if self.across < self.down else plane
         shown: npt.NDArray[Any] = upright[:: -1 if self.flip_down else 1, :: -1 if self.flip_across else 1]
         return shown
