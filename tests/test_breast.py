@@ -21,12 +21,12 @@ EVERY = 12  # of the images of one fold: 30 of 365
 @pytest.fixture(scope="module")
 def predictor() -> still.StillPredictor:
     card = PictureCard.model_validate(yaml.safe_load(CARD.read_text()))
-    files = {n.weights: config.PACKAGED_WEIGHTS / n.weights for n in card.networks.values()}
+    files = {n.weights: config.PACKAGED_WEIGHTS / n.weights for n in card.files.values()}
     return still.load(card, files, "cpu")  # raises when a digest is not the card's
 
 
 def test_its_weights_are_within_what_a_card_may_weigh(predictor: still.StillPredictor) -> None:
-    files = {config.PACKAGED_WEIGHTS / n.weights for n in predictor.card.networks.values()}
+    files = {config.PACKAGED_WEIGHTS / n.weights for n in predictor.card.files.values()}
     assert sum(f.stat().st_size for f in files) <= 12_000_000
 
 
