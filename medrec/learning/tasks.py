@@ -7,7 +7,7 @@ learn from. Owns `Task`, and `Evaluation`, everything that was measured of one m
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import nn
@@ -29,6 +29,7 @@ from medrec.statistics import Interval
 
 Heard = Callable[[str, int, int, float], None]
 Progress = Callable[[str, int, int], None]
+C = TypeVar("C", ModelCard, PictureCard)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +63,12 @@ class Task:
                 side = watch if payload.patient in watching else learn
                 side.append(cases.sample(payload, self.card))
             _check_volumes(self.card, learn)
-            trained_volumes = volumes.train(self.card, learn, out, device, watch, following)
+            trained_volumes = volumes.train(_unknowing(self.card), learn, out, device, watch, following)
             return self._tempered(trained_volumes, images, watching, out)
         both = [p for p in self._read(images) if isinstance(p, LabelledPicture)]
         seen, looks = ([p for p in both if (p.patient in watching) is side] for side in (False, True))
         _check(self.card, seen)
-        trained = pictures.train(self.card, seen, out, device, looks, following)
+        trained = pictures.train(_unknowing(self.card), seen, out, device, looks, following)
         return _tempered(trained, [p for p in looks if p.classed], out, device)
 
     def _tempered(self, card: ModelCard, images: frozenset[str], watching: frozenset[str], out: Path) -> ModelCard:
@@ -201,6 +202,11 @@ def _subgroups(new: Scores, answers: Sequence[Answer]) -> dict[str, dict[str, fl
             found.setdefault(name, {})[measure] = float(np.mean(values))
             found[name]["patients"] = float(len(values))
     return found
+
+
+def _unknowing(card: C) -> C:
+    """A card without whom earlier networks of it learnt from."""
+    return card.model_copy(update={"familiarity": None})
 
 
 def _check_volumes(card: ModelCard, learn: Sequence[cases.Sample]) -> None:
