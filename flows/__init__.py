@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from flows.server import Server
-from medrec import notices
+from medrec import notices, shadow
 from medrec.accounts import Summary
+from medrec.config import Configuration
 from medrec.errors import MedrecError
 from medrec.home import Home
 from medrec.night import Night, Request
@@ -42,6 +44,8 @@ def run_nightly(request: Request, progress: Progress) -> Summary:
     try:
         with Night(request) as night, told_to_stop(night):
             summary = _night(night, request, progress)
+            if wrong := shadow.after_night(*_studied(night), night.is_over):
+                summary = replace(summary, warnings=(*summary.warnings, *wrong))
             now = datetime.now(UTC)
             told = notices.of_night(summary) + notices.of_silence(settings.schedule, night.newest_study(), now)
     except MedrecError as error:
@@ -50,6 +54,11 @@ def run_nightly(request: Request, progress: Progress) -> Summary:
     if untold := notices.send(settings.notify, summary.batch, told):
         summary = replace(summary, warnings=(*summary.warnings, untold))
     return summary
+
+
+def _studied(night: Night) -> tuple[Home, Configuration, Path, str]:
+    request = night.request
+    return request.home, request.configuration, request.input, night.batch
 
 
 def run_retrain(request: "retraining.Request", progress: Progress, tell: Callable[[str], None]) -> "retraining.Outcome":

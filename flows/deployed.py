@@ -18,17 +18,18 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from flows import run_nightly, run_retrain
+from flows.monitor import looked
 from flows.sharded import shard
+from medrec import answers, notices, retraining
 from medrec import backfill as backfilling
 from medrec import config as configurations
-from medrec import notices, retraining
 from medrec.accounts import Summary
 from medrec.cli.nights import request_of
 from medrec.config import Configuration, Settings
 from medrec.errors import AlreadyRunningError, MedrecError
 from medrec.home import Home
 from medrec.night import Request
-from medrec.schedule import Retraining, Schedule
+from medrec.schedule import Monitoring, Retraining, Schedule
 from medrec.store import Store
 
 BY = "schedule"  # who asked for a retraining that nobody asked for by hand
@@ -36,11 +37,19 @@ PATIENCE_S = 900.0  # a backfill that is told to make room still finishes the st
 
 
 @dataclass(frozen=True, slots=True)
+class Times:
+    """When something starts by itself that the settings know by another name."""
+
+    cron: str
+    timezone: str
+
+
+@dataclass(frozen=True, slots=True)
 class Deployment:
     """A flow that Prefect knows; `schedule` says by which of the settings it starts by itself, None is never."""
 
     flow: "Flow[..., Any]"
-    schedule: Callable[[Settings], Schedule | Retraining | None]
+    schedule: Callable[[Settings], Schedule | Retraining | Monitoring | Times | None]
 
 
 def home() -> Home:
@@ -106,9 +115,41 @@ def _retrained(name: str, new_labels: int, configuration: Configuration) -> str:
     return f"{name}: {outcome.status}"
 
 
+@flow(name="monitor", validate_parameters=False)
+def monitor() -> "State[None]":
+    """Whether anything changed, and whether all that is checked holds."""
+    try:
+        return looked(home(), configurations.load(configuration_folder()))
+    except MedrecError as error:
+        return _failed(error)
+
+
+@flow(name="review-sync", validate_parameters=False)
+def review_sync() -> "State[None]":
+    """Read answers back from MLflow, as each night does."""
+    try:
+        place, configuration = home(), configurations.load(configuration_folder())
+        if not place.holds_store():
+            return Completed(message="there is no home yet")
+        with Store.open(place.store_url) as store, place.lock():
+            done = answers.sync_by_itself(place, store, configuration.settings)
+    except AlreadyRunningError:
+        return Completed(message="a night is at it; it reads answers itself")
+    except MedrecError as error:
+        return _failed(error)
+    return Completed(message=f"{done.claimed} new answers, {len(done.conflicts)} in conflict")
+
+
+def _between_nights(settings: Settings) -> Times | None:
+    review = settings.review
+    return Times(review.cron, review.timezone) if review is not None and review.cron is not None else None
+
+
 DEPLOYMENTS: dict[str, Deployment] = {
     "nightly": Deployment(night, lambda settings: settings.schedule),
     "retrain": Deployment(retrain, lambda settings: settings.retraining),
+    "monitor": Deployment(monitor, lambda settings: settings.monitoring),
+    "review-sync": Deployment(review_sync, _between_nights),
     "backfill": Deployment(backfill, lambda settings: None),
     "shard": Deployment(shard, lambda settings: None),
 }

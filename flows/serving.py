@@ -69,7 +69,8 @@ def _run(configuration: Configuration) -> None:
         runner = Ending(name="medrec", pause_on_shutdown=False, limit=len(DEPLOYMENTS), query_seconds=5)
         for name, deployment in DEPLOYMENTS.items():
             wanted = deployment.schedule(configuration.settings)
-            schedules = [CronSchedule(cron=wanted.cron, timezone=wanted.timezone)] if wanted is not None else []
+            cron = wanted.cron if wanted is not None else None
+            schedules = [CronSchedule(cron=cron, timezone=wanted.timezone)] if wanted is not None and cron else []
             made = await deployment.flow.ato_deployment(
                 name, schedules=schedules, entrypoint_type=EntrypointType.MODULE_PATH
             )

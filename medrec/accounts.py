@@ -6,6 +6,7 @@ Owns `CaseLine`, `Summary` and `Account`. Invariant: a file is in one place only
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from medrec import delivery
 from medrec.pace import slowest
@@ -32,7 +33,8 @@ class CaseLine:
 class Summary:
     """What a night did: the JSON that --json prints.
 
-    `stages` are seconds by stage, which overlap; `sentinels` what came of studies with known answers.
+    `stages` are seconds by stage, which overlap; `sentinels` what came of studies with known answers; `reviews` where
+    reports stand with their reviewers, `overdue` the cases on which nobody decided in time (`worklist.as_facts`).
     """
 
     batch: str
@@ -43,6 +45,8 @@ class Summary:
     deliveries: dict[str, int] = field(default_factory=dict)
     stages: dict[str, float] = field(default_factory=dict)
     sentinels: dict[str, str] = field(default_factory=dict)
+    reviews: dict[str, int] = field(default_factory=dict)
+    overdue: tuple[dict[str, Any], ...] = ()
 
     def to_json(self) -> str:
         """One JSON object, on several lines."""

@@ -8,40 +8,20 @@ the folder may be write-once. The public key must be kept apart from the home an
 
 import json
 import os
-import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-    load_pem_public_key,
-)
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from medrec.audit import Problem, canonical
 from medrec.errors import ConfigError, WorldError
+from medrec.signing import add, load_private, make_key
 
+__all__ = ["check", "make_key", "write"]
 
-def make_key(path: Path) -> Path:
-    """Make a key pair: the private key at `path` (0600), the public one beside it as .pub; returns the latter's path.
-
-    Raises ConfigError when there is a file already: a new key would make older anchors unverifiable.
-    """
-    key, public = Ed25519PrivateKey.generate(), path.with_name(path.name + ".pub")
-    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    try:
-        _add(path, secret)
-        _add(public, key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-    except FileExistsError as error:
-        raise ConfigError([f"{error.filename} is there already; older anchors need it, choose another name"]) from None
-    except OSError as error:
-        raise WorldError(f"the key cannot be written: {os.strerror(error.errno or 0)}") from None
-    return public
+MAKE_KEY = "medrec audit make-key"
 
 
 def write(folder: Path, key: Path, position: tuple[int, str], at: str) -> Path:
@@ -56,10 +36,10 @@ def write(folder: Path, key: Path, position: tuple[int, str], at: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         if not path.with_suffix(".sig").exists():
             body = path.read_bytes() if path.exists() else body  # a killed night left it unsigned
-            signature = _private(key).sign(body)
+            signature = load_private(key, "anchor_key", MAKE_KEY).sign(body)
             if not path.exists():
-                _add(path, body)
-            _add(path.with_suffix(".sig"), signature)
+                add(path, body)
+            add(path.with_suffix(".sig"), signature)
     except FileExistsError:
         pass  # another worker anchored the same head
     except OSError as error:
@@ -98,22 +78,3 @@ def check(folder: Path, public_key: Path, digest_of: Callable[[int], str | None]
         if records and now != head:
             what = "was cut off" if now is None else "is another one now"
             yield Problem(where, f"record {records} of the ledger {what}: the ledger was rewritten")
-
-
-def _private(path: Path) -> Ed25519PrivateKey:
-    try:
-        if stat.S_IMODE(path.stat().st_mode) & 0o077:
-            raise ConfigError([f"anchor_key: {path.name} can be read by others: chmod 600 it"])
-        key = load_pem_private_key(path.read_bytes(), None)
-    except (OSError, ValueError, TypeError):
-        raise ConfigError([f"anchor_key: {path.name} is not there or no private key (medrec audit make-key)"]) from None
-    if not isinstance(key, Ed25519PrivateKey):
-        raise ConfigError([f"anchor_key: {path.name} is no Ed25519 key (medrec audit make-key)"])
-    return key
-
-
-def _add(path: Path, data: bytes) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

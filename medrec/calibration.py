@@ -35,6 +35,14 @@ def temperature(probabilities: Values, truth: npt.NDArray[np.bool_]) -> float:
     return float(np.exp(found.x))
 
 
+def tempered(probability: float, temperature: float) -> float:
+    """A probability whose logit is divided by `temperature`."""
+    if temperature == 1 or not 0 < probability < 1:
+        return probability
+    odds: float = (probability / (1 - probability)) ** (1 / temperature)
+    return odds / (1 + odds)
+
+
 def brier(probabilities: Values, truth: npt.NDArray[np.bool_]) -> float:
     """Mean squared distance of probability and truth."""
     return float(np.mean((np.asarray(probabilities, float) - truth) ** 2))

@@ -17,9 +17,10 @@ from pydantic import Field, ValidationError
 from medrec.errors import ConfigError
 from medrec.fields import Sha256, mistakes
 from medrec.peers import Destination, Intake, Peer, unknown_peers
+from medrec.people import Person, unfit_people
 from medrec.pictures import Card, PictureCard
 from medrec.prediction import Frozen, ModelCard, Name
-from medrec.schedule import Backfill, Notify, Retraining, Schedule, Workers
+from medrec.schedule import Backfill, Monitoring, Notify, Retraining, Review, Schedule, Shadow, Workers
 
 PACKAGE = Path(__file__).parent
 PACKAGED_WEIGHTS = PACKAGE / "models" / "weights"
@@ -67,6 +68,12 @@ class Settings(Frozen):
     # When medrec serve begins nights; who is told when one goes wrong; how much a backfill may do at once.
     schedule: Schedule | None = None
     retraining: Retraining | None = None
+    monitoring: Monitoring = Monitoring()
+    # A challenger that runs beside the champion, and whose answers go nowhere.
+    shadow: Shadow | None = None
+    # Who may decide what, by a signature; how long a report may wait for that, and how many are set aside.
+    people: tuple[Person, ...] = ()
+    review: Review | None = None
     notify: Notify = Notify()
     backfill: Backfill = Backfill()
     workers: Workers = Workers()
@@ -154,6 +161,9 @@ def load(own: Path | None = None) -> Configuration:
         unknown = sorted(set(settings.models) - set(names))
         problems += [f"medrec.yaml: models: there is no card named {name}" for name in unknown]
         lost = unknown_peers(settings.peers, settings.intake, settings.destinations)
+        lost += unfit_people(settings.people)
+        if settings.promote == "automatic" and any("promoter" in p.roles for p in settings.people):
+            lost.append("promote: automatic asks nobody, and people: names a promoter; choose one of the two")
         problems += [f"medrec.yaml: {problem}" for problem in lost]
     if problems or settings is None:
         raise ConfigError(problems)

@@ -12,19 +12,23 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
+from medrec import agreement, overview
 from medrec.audit import AuditRecord
 from medrec.config import CardFiles
 from medrec.errors import WeightsError, WorldError
 from medrec.home import Home
+from medrec.overview import Place
 from medrec.registry import Registry
 from medrec.report import Status
-from medrec.shown import CHAMPION, HEAD, fitting, inert
-from medrec.store import CaseRow, Store
+from medrec.shown import CHAMPION, HEAD, NOTE, SUMMARY, keyed
+from medrec.store import CaseRow, ReviewState, Store
+from medrec.store.answers import UNREVIEWED
 from medrec.tracking import Delivery, Tracker
+from medrec.worklist import Reviews
 
 # Longer than MLflow ever takes for one report; a worker that died keeps an entry from other homes for as long.
 LEASE = timedelta(minutes=10)
-SHOWN = 200  # cases in a night's description
+MONITORED = "monitoring delivered"
 REGISTERED, TRAINING, VERSIONS = "models registered", "training delivered", ("model trained", "model imported")
 
 
@@ -45,24 +49,29 @@ def deliver_cases(store: Store, tracker: Tracker) -> bool:
             if row.mlflow_run_id != done.run_id:
                 store.set_mlflow_run(row.case, done.run_id)
                 store.append("delivery", _iso(now), {"case": row.case, "to": "mlflow", "what": [done.run_id]})
+                if not entry.fresh:
+                    store.show_again(row.batch)  # its page may have been written without this run
         store.delivered(entry.id, _iso(now))
 
 
-def deliver_batches(store: Store, tracker: Tracker) -> None:
+def deliver_batches(store: Store, tracker: Tracker, home: Home, reviews: Reviews | None = None) -> None:
     """Write every finished night that MLflow does not show yet, with the ledger's head of now as an anchor.
 
-    Raises WorldError when MLflow cannot take one.
+    `reviews` says where reviews stand, as the store has it unless it is told. Raises WorldError when MLflow cannot take
+    one.
     """
+    reviews = reviews or Reviews({k: _answered(s) for k, s in store.review_states().items() if s.word != UNREVIEWED})
     for batch in store.unshown_batches():
         assert batch.summary is not None
         summary = json.loads(batch.summary)
-        anchor = store.position()
-        done = tracker.finish_batch(
-            batch.batch, outcome(summary), description(summary), counts(summary), batch.summary, anchor
-        )
+        page = overview.of_night(summary, home, store, Place(*tracker.place_of(batch.batch)), reviews)
+        tags = {NOTE: page.description, **overview.TABLES}
+        files = {**page.files, SUMMARY: batch.summary}
+        done = tracker.finish_batch(batch.batch, outcome(summary), tags, counts(summary), files, store.position())
         store.set_batch_run(batch.batch, done.run_id)
-        told = _told(batch.batch, done) | {"summary": _sha256(batch.summary), "metrics": counts(summary)}
-        store.append("batch delivered", _iso(datetime.now(UTC)), told)
+        told: dict[str, object] = {"summary": _sha256(batch.summary), "metrics": counts(summary), "keyed": True}
+        told["files"] = {name: keyed(batch.summary, _sha256(text)) for name, text in page.files.items()}
+        store.append("batch delivered", _iso(datetime.now(UTC)), _told(batch.batch, done, batch.summary) | told)
 
 
 def begin(store: Store, tracker: Tracker) -> int:
@@ -129,6 +138,34 @@ def deliver_trainings(store: Store, tracker: Tracker, home: Home) -> None:
             deliver_training(store, tracker, CardFiles(kept.card, kept.weights), home)
 
 
+def deliver_agreement(store: Store, tracker: Tracker) -> None:
+    """Show in MLflow's run called monitoring how often reviewers agree with the models. Raises WorldError."""
+    found = agreement.points(agreement.agreement(store))
+    if found:
+        deliver_monitoring(store, tracker, agreement.PART, found)
+
+
+def deliver_monitoring(
+    store: Store, tracker: Tracker, part: str, points: agreement.Points, pages: Mapping[str, str] | None = None
+) -> None:
+    """Show a part's metrics and pages (by file name) in the run called monitoring, with a record when they are new.
+
+    Names of metrics begin with that of the part; what other parts show stays. Raises WorldError when MLflow cannot take
+    them.
+    """
+    pages = pages or {}
+    told = [r.facts for _, r in store.about(f"part {part}")]
+    digest = _sha256(json.dumps([{name: list(values) for name, values in sorted(points.items())}, pages]))
+    here = tracker.monitoring()
+    if here is not None and told and (told[-1]["points"], told[-1]["what"]) == (digest, [here.run_id]):
+        return
+    run = tracker.log_monitoring(points, pages)
+    shown = {name: _sha256(str(value)) for name, value in run.metrics.items() if name.startswith(f"{part}.")}
+    files = {name: found for name, found in tracker.artifacts(run).items() if name in pages}
+    facts = {"part": part, "to": "mlflow", "what": [run.run_id], "shown": shown, "files": files, "points": digest}
+    store.append(MONITORED, _iso(datetime.now(UTC)), facts)
+
+
 def _registered(store: Store, tracker: Tracker, models: list[dict[str, object]]) -> None:
     facts = {"cards": [m["card"] for m in models], "models": models, "fresh": tracker.fresh}
     store.append(REGISTERED, _iso(datetime.now(UTC)), facts)
@@ -137,6 +174,10 @@ def _registered(store: Store, tracker: Tracker, models: list[dict[str, object]])
 
 def _models(record: AuditRecord) -> list[dict[str, Any]]:
     return cast(list[dict[str, Any]], record.facts["models"])
+
+
+def _answered(state: ReviewState) -> str:
+    return f"{state.word}{'' if state.signed else ', claimed'}{', in conflict' if state.conflict else ''}"
 
 
 def _status(records: list[AuditRecord]) -> str:
@@ -160,35 +201,15 @@ def counts(summary: Mapping[str, Any]) -> dict[str, int]:
     return found
 
 
-def description(summary: Mapping[str, Any]) -> str:
-    """The Markdown that MLflow shows with a night."""
-    files = summary["files"]
-    lines = [
-        f"## Night {summary['batch']}",
-        "",
-        f"{len(summary['cases'])} studies; {files['seen']} files: {files['analysed']} analysed, "
-        f"{files['unused']} unused, {files['refused']} refused"
-        + (f", {files['waiting']} waiting." if "waiting" in files else "."),
-        "",
-        "| study | status | verdict | reason |",
-        "|---|---|---|---|",
-    ]
-    lines += [
-        f"| {c['study'][:8]} | {c['status']} | {c['verdict'] or ''} | {inert(c['reason'])} |"
-        for c in summary["cases"][:SHOWN]
-    ]
-    return fitting(lines)
-
-
 def _replaced(store: Store, row: CaseRow) -> tuple[CaseRow, ...]:
     if row.supersedes is None:
         return ()
     return store.replaced_by(row.case)
 
 
-def _told(batch: str, done: Delivery) -> dict[str, object]:
+def _told(batch: str, done: Delivery, summary: str) -> dict[str, object]:
     """What the ledger keeps of a night in MLflow: a digest for each tag, so that a changed one can be named."""
-    tags = {name: _sha256(value) for name, value in done.tags.items()}
+    tags = {name: keyed(summary, _sha256(value)) for name, value in done.tags.items()}
     told = {"batch": batch, "to": "mlflow", "what": [done.run_id], "tags": tags, "head": done.tags[HEAD]}
     return {**told, "name": done.name}
 

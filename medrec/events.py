@@ -38,10 +38,16 @@ DIVIDED, PATIENT = "patients divided", "patient"
 MATCHED = "lesions matched"
 # facts["label"] was given to an image of facts["study"] (keyed); `what` is "mask" or "class", `origin` how it was made.
 LABEL = "label"
+# facts["request"] asks for a label of the study of facts["case"], "blind" or "any" (`wants`); `why` in words of ours.
+WANTED = "label wanted"
+# An answer that anybody may have typed; what it says is keyed with the patient's salt, since it may hold a name.
+CLAIMED = "review claimed"
 # facts["summary"] is the digest of a night's summary, which changes when a patient is erased or the key is rotated.
 NIGHT_FINISHED, NIGHT_REWRITTEN = "night finished", "night rewritten"
+# What the version facts["card"] said of a study, beside facts["beside"] that is in force: `said` is keyed.
+SHADOWED = "shadow compared"
 # Only the store's own transactions write these, together with the rows that they are about.
-WITH_ROWS = CASE_KINDS | {SUPERSEDED, ERASED, LABEL, NIGHT_FINISHED, NIGHT_REWRITTEN}
+WITH_ROWS = CASE_KINDS | {SUPERSEDED, ERASED, LABEL, WANTED, CLAIMED, NIGHT_FINISHED, NIGHT_REWRITTEN, SHADOWED}
 
 # What a fact is called as a subject, where that is another word.
 NOUNS = {"cases": "case", "by": "case", "cards": "card", "batches": "batch", "same_case": "case"}
@@ -68,8 +74,19 @@ KINDS: Mapping[str, Kind] = {
     NIGHT_FINISHED: Kind(("batch", "started_at", "finished_at", "summary"), ("batch",)),
     NIGHT_REWRITTEN: Kind(("batch", "summary", "why"), ("batch",)),
     "batch delivered": Kind(("batch", "to", "what", "tags", "head"), ("batch",)),
-    # `report` is the SHA-256 of the report that was read.
+    # `report` is the SHA-256 of the report that was read. A signed one says more: see `medrec.signing.SIGNED`.
     "review": Kind(("case", "report", "by", "decision"), ("case",), after=_ANALYSED, never_after=_GONE),
+    CLAIMED: Kind(("case", "review", "decision", "said", "problem"), ("case",), after=_ANALYSED, never_after=_GONE),
+    # `shown` is what MLflow was told of where the review of a case stands.
+    "review shown": Kind(("case", "to", "shown"), ("case",), after=_ANALYSED, never_after=_GONE),
+    WANTED: Kind(("request", "case", "card", "wants", "why", "by"), ("case",), _ANALYSED, _GONE),
+    # Of the `of` cases that a month finished, `drawn` were set aside for blind labels; `share_ppm` was asked for.
+    "blind sample drawn": Kind(("month", "of", "drawn", "share_ppm"), ("month",)),
+    # All `people` who may sign from now on, in the place of those whose digest is `before`; `register` is theirs.
+    "people changed": Kind(("before", "people", "register", "by"), ("register",)),
+    "ledger audited": Kind(("head", "records", "by"), ("head",)),
+    # What one `part` of medrec shows in MLflow's run called monitoring: digests of metrics and of pages, by name.
+    "monitoring delivered": Kind(("part", "to", "what", "shown", "files"), ("part",)),
     LABEL: Kind(("study", "label", "by", "origin", "card", "what", "content", "source"), ("label", "study")),
     # `model` is a card's name.
     DIVIDED: Kind(("model", "patients", "by"), ("model",)),
@@ -92,6 +109,17 @@ KINDS: Mapping[str, Kind] = {
     ),
     # `card` goes; the record also says `to` which one comes back in its place, and `why`.
     "model rolled back": Kind(("card", "by"), ("card",), after=frozenset({"model promoted"})),
+    # `card` runs beside the champion for `nights` nights; ended early when `nights` is 0.
+    "shadow ordered": Kind(
+        ("card", "nights", "by"),
+        ("card",),
+        after=frozenset({"model eligible"}),
+        never_after=frozenset({"model disabled"}),
+    ),
+    SHADOWED: Kind(("card", "beside", "batch", "study", "said"), ("card",)),
+    "shadow failed": Kind(("card", "batch", "studies", "why"), ("card",)),
+    # Of a model's studies at a site, by a scanner, something changed: `number` is of the record that raised it.
+    "drift found": Kind(("model", "site", "scanner", "feature", "number", "text"), ("model",)),
     "model disabled": Kind(("card", "by", "why"), ("card",)),
     "configuration changed": Kind(("configuration",), ("configuration",)),
     # `how` is the command; `found` says whether there was such a person.

@@ -6,8 +6,9 @@ begin with "medrec." (reviewers write such).
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from medrec.audit import Problem
@@ -17,16 +18,20 @@ from medrec.shown import (
     CHALLENGER,
     CHAMPION,
     HEAD,
+    MONITORING,
     NOTE,
     OURS,
     PARENT,
     RECORDS,
+    REVIEW,
+    SUMMARY,
     SUPERSEDED_BY,
     TRAINED,
     VERSION,
     WORKER,
     Registered,
     ShownRun,
+    keyed,
     metrics_of,
     night_name,
     params_of,
@@ -48,6 +53,8 @@ class Delivered:
     facts: Facts
     files: Mapping[str, str]
     superseded_by: str | None
+    reviews: frozenset[str] = frozenset()
+    """What may stand there of its review: what was told last, and what is so now; empty when nothing was told."""
 
 
 @dataclass(slots=True)
@@ -55,20 +62,23 @@ class Expected:
     """What MLflow must show by the ledger.
 
     `cases` by key; `runs` of all delivered cases, also of those whose report is spoilt; `nights` the record of each
-    delivered one; `open_nights` those that it need not show yet, with whether they ended; `waiting` cases that are
-    still to be delivered; `models` what was registered, by name and version; `aliases` the version that bears one, by
-    name and alias; `trainings` the record of each delivered one by card, `untold` the cards whose record is to come.
+    delivered one, `summaries` what it says now; `open_nights` those that it need not show yet, with whether they ended;
+    `waiting` cases that are still to be delivered; `models` what was registered, by name and version; `aliases` the
+    version that bears one, by name and alias; `trainings` the record of each delivered one by card, `untold` the cards
+    whose record is to come; `monitoring` the last record of each part of the monitoring run.
     """
 
     cases: Mapping[str, Delivered] = field(default_factory=dict)
     runs: frozenset[str] = frozenset()
     nights: Mapping[str, Facts] = field(default_factory=dict)
+    summaries: Mapping[str, str] = field(default_factory=dict)
     open_nights: Mapping[str, bool] = field(default_factory=dict)
     waiting: frozenset[str] = frozenset()
     models: Mapping[tuple[str, str], Facts] = field(default_factory=dict)
     aliases: Mapping[tuple[str, str], str] = field(default_factory=dict)
     trainings: Mapping[str, Facts] = field(default_factory=dict)
     untold: frozenset[str] = frozenset()
+    monitoring: Mapping[str, Facts] = field(default_factory=dict)
 
 
 def check(expected: Expected, tracker: Tracker) -> Iterator[Problem]:
@@ -85,17 +95,24 @@ def check(expected: Expected, tracker: Tracker) -> Iterator[Problem]:
             parent = _run_of_night(case.row.batch, expected, runs)
             yield from (Problem(where, what) for what in _of_case(case, run, parent, registered))
             yield from (Problem(where, what) for what in _files("artifact", case.files, tracker.artifacts(run)))
-    records = [(f"night {batch}", facts, _of_night) for batch, facts in sorted(expected.nights.items())]
-    records += [(f"model {card[:12]}…", facts, _of_training) for card, facts in sorted(expected.trainings.items())]
-    for name, facts, problems in records:
+    for name, facts, problems in _recorded(expected):
         where, run_id = f"MLflow run of {name}", str(facts["what"][0])
         run = runs.get(run_id)
         if run is None:
             yield Problem(where, f"the run {run_id} was deleted")
         else:
             yield from (Problem(where, what) for what in problems(facts, run, tracker))
+    yield from _monitoring(expected.monitoring, runs, tracker)
     yield from _strangers(expected, runs, shared=tracker.is_elsewhere())
     yield from _models(expected, versions)
+
+
+def _recorded(expected: Expected) -> Iterator[tuple[str, Facts, Callable[[Facts, ShownRun, Tracker], Iterator[str]]]]:
+    """Nights and trainings: what each is called, its record, and how its run is held against that."""
+    for batch, facts in sorted(expected.nights.items()):
+        yield f"night {batch}", facts, partial(_of_night, expected.summaries.get(batch, ""))
+    for card, facts in sorted(expected.trainings.items()):
+        yield f"model {card[:12]}…", facts, _of_training
 
 
 def anchors(tracker: Tracker) -> dict[str, tuple[int, str]]:
@@ -114,7 +131,12 @@ def _of_case(case: Delivered, run: ShownRun, parent: str, registered: Mapping[st
     version = registered.get(case.facts["card_sha256"])
     if version is not None and run.tags.get(VERSION) not in (version, ""):  # "" where MLflow was filled anew
         yield f"its tag {VERSION} was changed"
-    yield from _tags(tags, run, {SUPERSEDED_BY, VERSION})
+    said = run.tags.get(REVIEW)
+    if case.reviews and said is None:
+        yield f"its tag {REVIEW} is gone"
+    elif said is not None and said not in case.reviews:
+        yield f"its tag {REVIEW} says what no review does"
+    yield from _tags(tags, run, {SUPERSEDED_BY, VERSION, REVIEW})
     if run.name != run_name(case.row):
         yield "its name was changed"
     if run.status != "FINISHED":
@@ -125,9 +147,17 @@ def _of_case(case: Delivered, run: ShownRun, parent: str, registered: Mapping[st
     yield from _metrics(metrics, run)
 
 
-def _of_night(facts: Facts, run: ShownRun, tracker: Tracker) -> Iterator[str]:
-    """A night by its record; records of release 0.1.0 say less."""
-    digests = {k: hashlib.sha256(v.encode()).hexdigest() for k, v in run.tags.items()}
+def _of_night(summary: str, facts: Facts, run: ShownRun, tracker: Tracker) -> Iterator[str]:
+    """A night by its record; earlier releases' say less, and are not keyed."""
+    is_keyed = facts.get("keyed", False)
+    if is_keyed and hashlib.sha256(summary.encode()).hexdigest() != facts["summary"]:
+        yield "it shows what was erased or renamed since: the next night writes it anew"
+        return
+
+    def told(digest: str) -> str:
+        return keyed(summary, digest) if is_keyed and digest else digest
+
+    digests = {k: told(hashlib.sha256(v.encode()).hexdigest()) for k, v in run.tags.items()}
     yield from (f"its tag {k} was changed" for k, v in sorted(facts["tags"].items()) if digests.get(k) != v)
     yield from _added(facts["tags"].keys() | {WORKER}, run)
     if run.status != "FINISHED":
@@ -137,7 +167,8 @@ def _of_night(facts: Facts, run: ShownRun, tracker: Tracker) -> Iterator[str]:
     if run.name != facts["name"]:
         yield "its name was changed"
     yield from _metrics({k: float(v) for k, v in facts["metrics"].items()}, run)
-    yield from _files("artifact", {"batch.json": facts["summary"]}, tracker.artifacts(run))
+    shown = {name: digest if name == SUMMARY else told(digest) for name, digest in tracker.artifacts(run).items()}
+    yield from _files("artifact", {SUMMARY: facts["summary"], **facts.get("files", {})}, shown)
 
 
 def _of_training(facts: Facts, run: ShownRun, tracker: Tracker) -> Iterator[str]:
@@ -149,6 +180,24 @@ def _of_training(facts: Facts, run: ShownRun, tracker: Tracker) -> Iterator[str]
     if run.status != "FINISHED":
         yield f"it is {run.status}, though all of it was delivered"
     yield from _files("artifact", facts["files"], tracker.artifacts(run))
+
+
+def _monitoring(parts: Mapping[str, Facts], runs: Mapping[str, ShownRun], tracker: Tracker) -> Iterator[Problem]:
+    """What each part shows in the run that all share; another part's metrics and pages are that one's."""
+    where = "MLflow run monitoring"
+    for part, facts in sorted(parts.items()):
+        run = runs.get(str(facts["what"][0]))
+        if run is None:
+            yield Problem(where, f"the run {facts['what'][0]} was deleted")
+            continue
+        shown = {k: hashlib.sha256(str(v).encode()).hexdigest() for k, v in run.metrics.items()}
+        wanted = facts["shown"]
+        yield from (Problem(where, f"its metric {k} was changed") for k in sorted(wanted) if shown.get(k) != wanted[k])
+        own = {k for k in shown if k.startswith(f"{part}.") or k.partition(".")[0] not in parts}
+        yield from (Problem(where, f"its metric {k} was added") for k in sorted(own - wanted.keys()))
+    for run_id in sorted({str(facts["what"][0]) for facts in parts.values()} & runs.keys()):
+        pages = {k: v for facts in parts.values() if facts["what"] == [run_id] for k, v in facts["files"].items()}
+        yield from (Problem(where, what) for what in _files("artifact", pages, tracker.artifacts(runs[run_id])))
 
 
 def _tags(tags: Mapping[str, str], run: ShownRun, known: set[str]) -> Iterator[str]:
@@ -181,7 +230,7 @@ def _run_of_night(batch: str, expected: Expected, runs: Mapping[str, ShownRun]) 
 
 def _strangers(expected: Expected, runs: Mapping[str, ShownRun], *, shared: bool) -> Iterator[Problem]:
     """Runs that nobody delivered; on a server that others use too, those that show something of ours."""
-    recorded = (*expected.nights.values(), *expected.trainings.values())
+    recorded = (*expected.nights.values(), *expected.trainings.values(), *expected.monitoring.values())
     known = expected.runs | {str(f["what"][0]) for f in recorded}
     for run_id, run in sorted(runs.items()):
         if run_id in known or _on_its_way(run, expected):
@@ -195,6 +244,8 @@ def _strangers(expected: Expected, runs: Mapping[str, ShownRun], *, shared: bool
 
 def _on_its_way(run: ShownRun, expected: Expected) -> bool:
     """Whether a run is one that is being filled, or that a killed night or training left."""
+    if MONITORING in run.tags:
+        return not expected.monitoring
     if TRAINED in run.tags:
         return run.tags[TRAINED] in expected.untold
     if CASE in run.tags:

@@ -18,8 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from medrec import anchors, delivery, dispatch, pipeline, planning, privacy, registry, sentinels
+from medrec import anchors, answers, delivery, dispatch, pipeline, planning, privacy, registry, reviewing, sentinels
 from medrec.accounts import Account, CaseLine, Summary
+from medrec.answers import Synced
 from medrec.config import CardFiles, Configuration, unaccepted
 from medrec.dicom import Archive, Pseudonyms
 from medrec.dicom.renaming import Renamed
@@ -37,6 +38,7 @@ from medrec.series import Reason, Refused, ScanFile, Skipped, Study, group
 from medrec.sources import intake
 from medrec.store import CaseRow, Store
 from medrec.tracking import Tracker
+from medrec.worklist import as_facts
 
 Tell = Callable[[str], None]
 HELD = "another worker is at it"
@@ -71,6 +73,7 @@ class Night:
         self.batch = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
         self.planned: tuple[Planned, ...] = ()
         self.deliveries: dict[str, int] = {}
+        self._reviews = Synced()
         self._lines: dict[str, CaseLine] = {}
         self._account = Account()
         self._warnings: list[str] = []
@@ -142,6 +145,8 @@ class Night:
         last = self._store.latest("configuration changed")
         if last is None or last.facts != facts:
             self._store.append("configuration changed", _iso(now), facts)
+        if told := reviewing.note_people(self._store, self._request.configuration.settings, _iso(now)):
+            self.warn(told)
 
     def _reach_mlflow(self, now: datetime) -> Tracker | None:
         try:
@@ -152,7 +157,7 @@ class Night:
             tracker.start_batch(self.batch, _ms(now))
             delivery.register_models(self._store, tracker, self._request.configuration.cards)
             delivery.deliver_trainings(self._store, tracker, self._request.home)
-            delivery.deliver_batches(self._store, tracker)
+            delivery.deliver_batches(self._store, tracker, self._request.home)
         except WorldError as error:
             self.warn(f"{error}; reports are delivered there on a later night")
             return None
@@ -399,6 +404,7 @@ class Night:
             if self.is_done(planned) and self._lines[planned.case].status == Status.WAITING:
                 self._done(planned)  # another worker may have finished it by now
         self._find_runs()
+        self._review()  # first: what a review has released leaves in the same night
         self._send()
         summary = self.summary()
         now = datetime.now(UTC)
@@ -407,7 +413,7 @@ class Night:
         privacy.write_summary(self._request.home, self.batch, text)
         if self._tracker is not None:
             try:
-                delivery.deliver_batches(self._store, self._tracker)
+                delivery.deliver_batches(self._store, self._tracker, self._request.home)
             except WorldError as error:
                 self.warn(str(error))
         self._anchor(now)
@@ -460,6 +466,8 @@ class Night:
             self.deliveries,
             self.pace.seconds,
             self._sentinels,
+            self._reviews.counts,
+            as_facts(self._reviews.overdue),
         )
 
     def _work(self, planned: Planned, visit: Visit) -> Finished:
@@ -563,6 +571,21 @@ class Night:
             stored = self._store.case(line.case) if line.mlflow_run_id is None else None
             if stored is not None and stored.mlflow_run_id is not None:
                 self._lines[key] = replace(line, mlflow_run_id=stored.mlflow_run_id)
+
+    def _review(self) -> None:
+        """Read answers back from MLflow; without it, what was signed still counts."""
+        request, settings = self._request, self._request.configuration.settings
+        try:
+            self._reviews = answers.sync(request.home, self._store, self._tracker, settings, answers.utc_now)
+        except (WorldError, DataError) as error:
+            self.warn(f"{error}; reviews are read on a later night")
+            return
+        for problem in self._reviews.problems:
+            self.warn(problem)
+        if count := len(self._reviews.conflicts):
+            self.warn(f"answers to {count} reports are in conflict: medrec review list --conflicts")
+        if count := len(self._reviews.overdue):
+            self.warn(reviewing.overdue_words(count, settings))
 
     def _send(self) -> None:
         """Bring to each destination what may go there; what cannot go now waits on."""

@@ -1,10 +1,11 @@
-"""What an operator is told of a night without asking: it failed, it left work, no new study came.
+"""What an operator is told of a night without asking: it failed, it left work, no new study came, nobody
+reviews.
 
 Owns `Notice`. Pure but for `send`. Invariant: counts, times and words of ours; no pseudonym, no path, no reason that
 could quote a header.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -33,6 +34,8 @@ def of_night(summary: Summary) -> tuple[Notice, ...]:
         count = sum(c.status == status for c in summary.cases)
         if count:
             told.append(Notice(event, f"{count} of {len(summary.cases)} studies {what}"))
+    if summary.overdue:
+        told.append(Notice("reviews overdue", f"{len(summary.overdue)} reports wait for a review for too long"))
     return tuple(told)
 
 
@@ -54,6 +57,21 @@ def of_silence(schedule: Schedule | None, newest: str | None, now: datetime) -> 
     if now - seen <= timedelta(days=schedule.quiet_days):
         return ()
     return (Notice("no studies", f"no new study arrived since {seen:%Y-%m-%d %H:%M} UTC"),)
+
+
+def of_drift(changed: Mapping[str, int]) -> tuple[Notice, ...]:
+    """What there is to tell of numbers that changed; how many of each model."""
+    if not changed:
+        return ()
+    which = ", ".join(f"{count} of {model}" for model, count in sorted(changed.items()))
+    return (
+        Notice("drift found", f"numbers changed that are watched: {which}; the monitoring run in MLflow says which"),
+    )
+
+
+def of_check(name: str, count: int) -> Notice:
+    """That a check found something; what it is stays in the house."""
+    return Notice("check failed", f"the check {name!r} has {count} to look at; medrec monitor says what")
 
 
 def send(notify: Notify, batch: str | None, notices: Iterable[Notice]) -> str:

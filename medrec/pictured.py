@@ -16,7 +16,7 @@ from medrec import burned, findings
 from medrec.dicom import Archive
 from medrec.dicom.stills import Still
 from medrec.pictures import IMAGE, PictureCard, PicturePrediction, PicturePredictor, scale_at
-from medrec.report import ImageFacts, PictureCase, Pictured, Report, Verdict
+from medrec.report import ImageFacts, PictureCase, Pictured, Report, Verdict, called
 from medrec.routing import RoutedPictures
 from medrec.series import Reason, Refused, Skipped
 
@@ -104,9 +104,10 @@ def findings_of(said: PicturePrediction, spacing: tuple[float, float]) -> findin
     return found
 
 
-def verdict(images: tuple[ImageFacts, ...]) -> Verdict:
-    """A finding where anything is outlined."""
-    return Verdict.FINDING if any(i.outlined for i in images) else Verdict.NOTHING_MARKED
+def verdict(images: tuple[ImageFacts, ...], card: PictureCard) -> Verdict:
+    """A finding where anything is outlined, or called positive by a card that outlines nothing."""
+    found = any(i.outlined for i in images) or called(images, card)
+    return Verdict.FINDING if found else Verdict.NOTHING_MARKED
 
 
 def flags(prepared: PreparedPictures, images: tuple[ImageFacts, ...], card: PictureCard) -> tuple[str, ...]:

@@ -62,13 +62,14 @@ class Softened(Frozen):
 class PictureDecision(Frozen):
     """From probabilities to marks: the thresholds that change results.
 
-    `temperature` divides the classifier's logit: fitted on patients who watched the training, so that the probability
-    means what it says.
+    From `class_threshold` on a card that outlines nothing calls an image positive. `temperature` divides the
+    classifier's logit: fitted on patients who watched the training, so that the probability means what it says.
     """
 
     temperature: Positive = 1.0
     pixel_threshold: Share = 0.5
     minimum_area_px: Count = 50
+    class_threshold: Share = 0.5
 
 
 class PictureCard(Frozen):
@@ -133,6 +134,8 @@ class PictureCard(Frozen):
             del fields[name]
         for name in without_defaults(self.preprocessing, "classify_px", "looks"):
             del fields["preprocessing"][name]
+        for name in without_defaults(self.decision, "class_threshold"):
+            del fields["decision"][name]
         return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
 
     @property

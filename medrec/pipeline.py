@@ -13,7 +13,7 @@ from typing import cast
 
 import numpy as np
 
-from medrec import __version__, burned, environment, findings, pictured, priors, report, stages, writing
+from medrec import __version__, burned, environment, findings, observed, pictured, priors, report, stages, writing
 from medrec.config import Configuration
 from medrec.contrast import fluid_is_dark, proved
 from medrec.dicom import Archive
@@ -143,7 +143,7 @@ def finish(
     digests = writing.report(case, setting.home)
     if archive is not None and isinstance(case, Case) and isinstance(planned.routed, Routed):
         digests |= writing.returned(case, planned.routed.inputs, archive, setting.home, setting.store)
-    kept = writing.keep(planned.model, setting.home)
+    copies = writing.keep(planned.model, setting.home)
     row = CaseRow(
         case=planned.case,
         study=planned.study.study,
@@ -173,13 +173,13 @@ def finish(
         "device": case.report.device,
         "threads": setting.threads,
         "stages": stages.digests(case),
-        "files": digests | kept,
+        "files": digests | copies,
     }
     setting.store.remember_study(row.study, row.patient, case.report.created, planned.study.patients)
     if (prior := case.report.prior) is not None and prior.case:
         facts["prior"] = prior.case
-    same = priors.same_lesions(prior)
-    setting.store.finish(row, facts, case.report.created, setting.original, same)
+    same, kept = priors.same_lesions(prior), observed.of_case(case, planned.routed.files)
+    setting.store.finish(row, facts, case.report.created, setting.original, same, kept)
     stored = setting.store.case(row.case)
     assert stored is not None
     return Finished(stored, case.report.refused_inputs)
@@ -224,8 +224,10 @@ def case_of(
         nominal = _nominal(card, planned)
         outside = doubts(grid, card.envelope.head_extent_mm, nominal) + outside_card(grid, card, nominal)
         outside += incomplete(planned.routed, card)
-        verdict, flags = report.decide(found, prediction.slice_probability, outside, card.decision)
-        text = report.verdict_text(verdict, found, card, nominal)
+        positive = prediction.positive
+        called = card.segmentation is None and positive is not None and positive >= card.decision.class_threshold
+        verdict, flags = report.decide(found, prediction.slice_probability, outside, card.decision, called)
+        text = report.verdict_text(verdict, found, card, nominal, positive)
         flags += _missing_inputs(card, volumes) + _processed(planned.routed) + _trained_on(card, volumes)
         if middle is None and found:
             flags += ("the image cuts the head off on one side: left and right are not told",)
@@ -241,6 +243,7 @@ def case_of(
         flags=flags,
         findings=found,
         slice_probability=_numbers(prediction.slice_probability) if isinstance(prediction, Prediction) else (),
+        probabilities=_classes(prediction, card),
         spacing_mm=tuple(round(float(s), 6) for s in grid.spacing_mm) if grid is not None else (),
         shape=grid.voxels.shape if grid is not None else (),
         geometry_nominal=_nominal(card, planned),
@@ -272,7 +275,7 @@ def _picture_case(
     )
     facts = replace(
         bare,
-        verdict=pictured.verdict(images),
+        verdict=pictured.verdict(images, card),
         verdict_text=report.picture_text(images, card),
         flags=pictured.flags(seen, images, card),
         images=images,
@@ -421,6 +424,13 @@ def _nominal(card: ModelCard | None, planned: Planned) -> bool:
 
 def _numbers(values: np.ndarray | None) -> tuple[float, ...]:
     return () if values is None else tuple(round(float(v), 4) for v in values)
+
+
+def _classes(prediction: AnyPrediction | None, card: Card | None) -> dict[str, float]:
+    """The probability of the card's positive class for the whole study, by its name."""
+    if not isinstance(prediction, Prediction) or prediction.positive is None or card is None or card.positive is None:
+        return {}
+    return {card.positive: round(prediction.positive, 4)}
 
 
 def _weights(card: Card | None) -> dict[str, str]:

@@ -145,14 +145,20 @@ class Network(Frozen):
 
 
 class Decision(Frozen):
-    """From probabilities to marks: the thresholds that change results."""
+    """From probabilities to marks: the thresholds that change results.
+
+    `class_threshold` is for the class of a whole study, and `temperature` divides its logit: fitted on patients who
+    watched the training, so that the probability means what it says.
+    """
 
     voxel_threshold: Share = 0.5
-    minimum_volume_mm3: Positive
+    minimum_volume_mm3: Positive = 1.0
     slice_threshold: Share = 0.5
     # A classifier this sure of this many neighbouring slices contradicts an empty mask.
     sure_slice_threshold: Share = 0.95
     sure_slices: Count = 3
+    class_threshold: Share = 0.5
+    temperature: Positive = 1.0
 
 
 class Measured(Frozen):
@@ -240,11 +246,17 @@ class ModelCard(Frozen):
     grid: Name
     envelope: Envelope
     preprocessing: Preprocessing
-    segmentation: Network
+    # None: the card tells a class of the whole study, and outlines nothing.
+    segmentation: Network | None = None
     # More networks that outline: the probabilities of all are averaged, each counting once.
     ensemble: tuple[Network, ...] = ()
+    # Calls slices; with `preprocessing.depth` it sees the whole study, and tells the class `positive` from all others,
+    # as `class_column` of a table of labels names them; `classes` are all words that it may hold there.
     classification: Network | None = None
-    decision: Decision
+    class_column: Name | None = None
+    positive: Name | None = None
+    classes: tuple[str, ...] = ()
+    decision: Decision = Decision()
     training: Training
     measured: tuple[Measured, ...]
     trained_on: tuple[Sha256, ...]
@@ -257,9 +269,24 @@ class ModelCard(Frozen):
     priors: Priors = Priors()
 
     @model_validator(mode="after")
-    def _whole_volumes_are_outlined_only(self) -> "ModelCard":
-        if self.preprocessing.depth is not None and self.classification is not None:
-            raise ValueError("classification: it works slice by slice, and a card with preprocessing.depth has none")
+    def _does_something(self) -> "ModelCard":
+        if self.segmentation is None and not self.tells_class:
+            raise ValueError("segmentation: the card names no network that outlines, and none for the whole study")
+        if self.segmentation is None and (self.ensemble or self.returned.objects):
+            raise ValueError("segmentation: without it there is neither an ensemble nor anything to be returned")
+        if self.segmentation is not None and "minimum_volume_mm3" not in self.decision.model_fields_set:
+            raise ValueError("decision.minimum_volume_mm3: say how large a region must be to be reported")
+        return self
+
+    @model_validator(mode="after")
+    def _classes_are_of_studies(self) -> "ModelCard":
+        named = self.class_column is not None and self.positive is not None
+        if self.tells_class and not named:
+            raise ValueError("classification: with preprocessing.depth it is of the study: name positive, class_column")
+        if not self.tells_class and (self.class_column or self.positive or self.classes):
+            raise ValueError("class_column, positive, classes: only for a classification with preprocessing.depth")
+        if self.classes and self.positive not in self.classes:
+            raise ValueError(f"classes: {self.positive} is not among them")
         return self
 
     @model_validator(mode="after")
@@ -292,11 +319,12 @@ class ModelCard(Frozen):
         Keys are sorted but for those of `inputs`: their order is the order of the networks' channels.
         """
         fields = self.model_dump(mode="json")
-        later = ("returned", "split", "early_stop", "gate", "robustness", "running", "priors")
-        for name in without_defaults(self, *later):
+        for name in without_defaults(self, *_LATER):
             del fields[name]
         for name in without_defaults(self.preprocessing, "depth", "window"):
             del fields["preprocessing"][name]
+        for name in without_defaults(self.decision, "class_threshold", "temperature"):
+            del fields["decision"][name]
         fields["inputs"] = {name: _sorted(rule) for name, rule in fields["inputs"].items()}
         ordered = {k: fields[k] if k == "inputs" else _sorted(fields[k]) for k in sorted(fields)}
         return json.dumps(ordered, separators=(",", ":")).encode()
@@ -309,9 +337,14 @@ class ModelCard(Frozen):
     @property
     def networks(self) -> dict[str, Network]:
         """Every network by its place in the card, those that outline first."""
-        parts = {"segmentation": self.segmentation}
+        parts = {} if self.segmentation is None else {"segmentation": self.segmentation}
         parts |= {f"ensemble.{number}": network for number, network in enumerate(self.ensemble)}
         return parts if self.classification is None else parts | {"classification": self.classification}
+
+    @property
+    def tells_class(self) -> bool:
+        """Whether its classification is of the whole study."""
+        return self.classification is not None and self.preprocessing.depth is not None
 
     @property
     def weights_digest(self) -> str:
@@ -322,6 +355,13 @@ class ModelCard(Frozen):
     def minimum_volume_ml(self) -> float:
         """The smallest region that is reported, in ml."""
         return self.decision.minimum_volume_mm3 / 1000
+
+
+# Fields that came after cards were written.
+_LATER = (
+    "returned", "split", "early_stop", "gate", "robustness", "running", "segmentation", "class_column", "positive",
+    "classes", "priors",
+)  # fmt: skip
 
 
 def without_defaults(card: Frozen, *names: str) -> tuple[str, ...]:
@@ -345,17 +385,21 @@ class Prediction:
     """What the networks of one card say, on the grid of the card's grid input.
 
     probability (i, j, k) float32 in 0..1; mask (i, j, k) bool; slice_probability (k,) float32 in 0..1 from the
-    classifier, a network of its own, or None where the card has none. `device` says what computed it where that is
-    not what was asked for: memory ran out.
+    classifier, a network of its own, or None where the card has none. `positive` is the probability of the card's
+    positive class for the whole study, None where the card tells none. `device` says what computed it where that is not
+    what was asked for: memory ran out. `agreement` is the least Dice between the outlines of two networks, None where
+    there are fewer.
     """
 
     probability: npt.NDArray[np.float32]
     mask: npt.NDArray[np.bool_]
     slice_probability: npt.NDArray[np.float32] | None
     device: str = ""
+    positive: float | None = None
+    agreement: float | None = None
 
     def __post_init__(self) -> None:
-        for values in (self.probability, self.slice_probability):
+        for values in (self.probability, self.slice_probability, self.positive):
             # NaN compares as "not above the threshold": it would read as "nothing marked".
             if values is not None and not np.isfinite(values).all():
                 raise ArithmeticError("the networks returned values that are not numbers")

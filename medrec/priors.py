@@ -23,7 +23,7 @@ from medrec.errors import DataError
 from medrec.events import CASE_KINDS, PRUNED
 from medrec.findings import Finding, Rules, label
 from medrec.home import Home
-from medrec.outputs import nifti, thumbnail, visit
+from medrec.outputs import coarsened, nifti, visit
 from medrec.prediction import ModelCard
 from medrec.registration import Registration, register
 from medrec.report import Case, Prior, Status, Verdict
@@ -226,7 +226,7 @@ def _earlier(row: CaseRow, home: Home, store: Store) -> _Earlier:
     try:
         facts = json.loads(_read(row, "report.json", home, store))
         seen = visit.read(_read(row, visit.NAME, home, store))
-        coarse = thumbnail.read(_read(row, thumbnail.NAME, home, store))
+        coarse = coarsened.read(_read(row, coarsened.NAME, home, store))
         mask = nibabel.Nifti1Image.from_bytes(gzip.decompress(_read(row, nifti.NAME, home, store)))
         affine = LPS_TO_RAS @ np.asarray(mask.affine, np.float64)
         # Components are numbered as they were: by size, and in the order in which they lie.

@@ -119,7 +119,7 @@ def _sweep(home: Home, store: Store, configuration: Configuration) -> tuple[str,
     try:
         tracker = Tracker(home, configuration.settings.experiment)
         remote = tracker.forget(gone)
-        delivery.deliver_batches(store, tracker)
+        delivery.deliver_batches(store, tracker, home)
     except WorldError as error:
         return (f"{error}: erase again when it is there",)
     try:
@@ -146,7 +146,7 @@ def _scrub(home: Home) -> None:
 
 def _forget_files(home: Home) -> None:
     """What earlier nights found in which file: costs the next night time only, and names pseudonyms and digests."""
-    for path in home.index.glob("*.jsonl"):
+    for path in home.index.rglob("*.jsonl"):
         path.unlink()
 
 
@@ -197,7 +197,7 @@ def hold(key: str, why: str, store: Store, *, lift: bool = False) -> None:
 
 def prune(home: Home, store: Store, configuration: Configuration, now: datetime, *, dry: bool = False) -> list[str]:
     """Clear away what is older than the configuration's retention; returns what, in words. `dry` only tells."""
-    rules, told = configuration.settings.retention, []
+    rules, told, pruned = configuration.settings.retention, [], False
     for row in store.cases():
         days = rules.superseded_days if row.superseded_by is not None else rules.reports_days
         folder = home.reports / row.case
@@ -209,6 +209,7 @@ def prune(home: Home, store: Store, configuration: Configuration, now: datetime,
         told.append(f"case {row.case}: its report, finished {row.finished_at}")
         if not dry:
             _prune(row, f"{days} days", home, store, configuration)
+            pruned = True
     for batch in store.batches():
         path = home.batches / f"{batch.batch}.json"
         if rules.batches_days is not None and _older(batch.started_at, rules.batches_days, now) and path.is_file():
@@ -217,6 +218,8 @@ def prune(home: Home, store: Store, configuration: Configuration, now: datetime,
                 facts = {"cases": [], "files": [str(path.relative_to(home.root))], "rule": f"{rules.batches_days} days"}
                 store.append(PRUNED, _now(), facts)
                 path.unlink()
+    if pruned:
+        delivery.deliver_batches(store, Tracker(home, configuration.settings.experiment), home)
     return told
 
 
@@ -224,6 +227,7 @@ def _prune(row: CaseRow, rule: str, home: Home, store: Store, configuration: Con
     folder = home.reports / row.case
     folders = [f for f in (folder, *_drafted(home.returned(row.case))) if f.is_dir()]
     files = sorted(str(path.relative_to(home.root)) for one in folders for path in one.iterdir())
+    store.show_again(row.batch)  # its contact sheet has a picture of the case
     # The record first: a file that is gone without one would look like tampering.
     store.append(PRUNED, _now(), {"cases": [row.case], "files": files, "rule": rule})
     for one in folders:
@@ -258,7 +262,7 @@ def rotate(home: Home, store: Store, configuration: Configuration) -> int:
         store.requeue("mlflow", _now())
         tracker = Tracker(home, configuration.settings.experiment)
         delivery.deliver_cases(store, tracker)
-        delivery.deliver_batches(store, tracker)
+        delivery.deliver_batches(store, tracker, home)
     return len(steps)
 
 

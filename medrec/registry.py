@@ -19,6 +19,7 @@ from medrec.config import CardFiles, Configuration
 from medrec.errors import ConfigError, DataError, WeightsError, WorldError
 from medrec.home import Home
 from medrec.pictures import Card, card_of
+from medrec.signing import Signer
 from medrec.store import Store
 
 KINDS = (
@@ -141,8 +142,11 @@ class Registry:
         """The version of a model that is in force, disabled or not; None when there is none."""
         return next((v for v in self.versions() if v.name == name and v.champion), None)
 
-    def promote(self, reference: str, by: str, reason: str, at: str) -> Version:
-        """Put a version in force that passed the gate. Raises DataError for one that did not, or was disabled."""
+    def promote(self, reference: str, by: str, reason: str, at: str, signer: Signer | None = None) -> Version:
+        """Put a version in force that passed the gate.
+
+        Raises DataError for one that did not, or was disabled, and where a promoter would have to sign it.
+        """
         _named(by, reason)
         version = self.find(reference)
         self.load(version.name, version.card)
@@ -155,8 +159,8 @@ class Registry:
             raise DataError(
                 f"{what} did not pass its gate: {version.words}; medrec models show tells what was measured"
             )
-        facts = {"card": version.card, "model": version.name, "by": by, "why": reason[:WORDS_LENGTH]}
-        self._store.append("model promoted", at, facts)
+        facts: dict[str, object] = {"card": version.card, "model": version.name, "by": by, "why": reason[:WORDS_LENGTH]}
+        self._store.promoted(facts, at, signer)
         return self.find(version.card)
 
     def rollback(self, name: str, by: str, reason: str, at: str) -> Version:

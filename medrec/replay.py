@@ -275,7 +275,7 @@ def _near(case: AnyCase, kept: _Kept) -> Iterator[Compared]:
     if isinstance(case, PictureCase):
         yield from _near_pictures(case, kept)
         return
-    if case.labels is None:
+    if case.labels is None or case.card is None or case.card.segmentation is None:
         return
     before, now = kept.mask(), case.labels > 0
     if before is None or before.shape != now.shape:

@@ -5,7 +5,7 @@ of three and never "normal"; refused and failed studies have none; the same fact
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -133,6 +133,8 @@ class Report:
     code_version: str
     device: str
     images: tuple[ImageFacts, ...] = ()
+    # Of the classes of a whole study, by name, where the card tells any.
+    probabilities: Mapping[str, float] = field(default_factory=dict)
     prior: Prior | None = None
 
     def facts(self) -> dict[str, Any]:
@@ -187,17 +189,19 @@ def decide(
     slice_probability: npt.NDArray[np.float32] | None,
     outside: Sequence[str],
     decision: Decision,
+    called: bool = False,
 ) -> tuple[Verdict, tuple[str, ...]]:
     """The verdict, and in plain words why it is not a simple one.
 
-    `outside` lists in what the study lies outside of the card; `slice_probability` is (k,) from the classifier.
+    `outside` lists in what the study lies outside of the card; `slice_probability` is (k,) from the classifier;
+    `called` says that a card which outlines nothing calls the study positive.
     """
     doubts = list(outside)
     if slice_probability is not None:
         doubts += _disagreement(findings, slice_probability, decision)
     if doubts:
         return Verdict.INCONCLUSIVE, tuple(doubts)
-    return (Verdict.FINDING if findings else Verdict.NOTHING_MARKED), ()
+    return (Verdict.FINDING if findings or called else Verdict.NOTHING_MARKED), ()
 
 
 def _disagreement(
@@ -221,13 +225,39 @@ def _disagreement(
     return [f"the networks disagree: nothing is outlined, but {longest} neighbouring slices are called positive"]
 
 
-def verdict_text(verdict: Verdict, findings: Sequence[Finding], card: ModelCard, nominal: bool) -> str:
-    """The verdict in one careful sentence; `nominal` is said beside every size."""
+def side_text(side: str) -> str:
+    """Where a lesion is, as it stands in a sentence."""
+    return f"on the {side}" if side in ("left", "right") else side if side == SIDE_UNKNOWN else f"on {side}"
+
+
+def verdict_text(
+    verdict: Verdict, findings: Sequence[Finding], card: ModelCard, nominal: bool, positive: float | None = None
+) -> str:
+    """The verdict in careful sentences; `nominal` is said beside every size, `positive` is the class's probability."""
+    said = f" {study_class_text(positive, card)}" if positive is not None else ""
+    if card.segmentation is None and verdict is not Verdict.INCONCLUSIVE:
+        return called_text(verdict, card.finding) + said
+    return _outlined_text(verdict, findings, card, nominal) + said
+
+
+def called_text(verdict: Verdict, finding: str) -> str:
+    """The verdict of a card that outlines nothing."""
+    if verdict is Verdict.FINDING:
+        return f"Called positive: {finding}. Nothing is outlined: this model does not say where."
+    return f"Not called positive ({finding}); this does not exclude tumour. This model outlines nothing."
+
+
+def study_class_text(positive: float, card: ModelCard) -> str:
+    """What the classifier of whole studies says, which is no diagnosis."""
+    return f"The network gives the class {card.positive} a probability of {positive:.2f}: this is no diagnosis."
+
+
+def _outlined_text(verdict: Verdict, findings: Sequence[Finding], card: ModelCard, nominal: bool) -> str:
     ml = "ml (nominal)" if nominal else "ml"
     if verdict is Verdict.FINDING:
         total_ml = sum(f.volume_mm3 for f in findings) / 1000
         side = findings[0].side
-        where = f"on the {side}" if side in ("left", "right") else f"({side})" if side == SIDE_UNKNOWN else f"on {side}"
+        where = f"({side})" if side == SIDE_UNKNOWN else side_text(side)
         if len(findings) == 1:
             return f"One {card.finding} of {total_ml:.1f} {ml} {where}."
         return f"{len(findings)} {card.finding}s, {total_ml:.1f} {ml} in all; the largest {where}."
@@ -245,6 +275,9 @@ def picture_text(images: Sequence[ImageFacts], card: PictureCard) -> str:
     """What is said of a study of single images, in careful sentences."""
     marked = [i for i in images if i.outlined]
     count = "1 image" if len(images) == 1 else f"{len(images)} images"
+    if card.segmentation is None:
+        verdict = Verdict.FINDING if called(images, card) else Verdict.NOTHING_MARKED
+        return f"{called_text(verdict, card.finding)} {class_text(images, card)}"
     if not marked:
         return (
             f"No region of at least {card.decision.minimum_area_px} pixels was marked in {count}; this does not "
@@ -259,6 +292,13 @@ def picture_text(images: Sequence[ImageFacts], card: PictureCard) -> str:
         size += " (the file gives no scale)"
     said = f"A {card.finding} is outlined {where}, {'' if len(marked) == 1 else 'the largest '}{size}."
     return f"{said} {class_text(images, card)}".strip()
+
+
+def called(images: Sequence[ImageFacts], card: PictureCard) -> bool:
+    """Whether a card that outlines nothing calls any of the images positive."""
+    if card.segmentation is not None or card.positive is None:
+        return False
+    return any(i.probabilities[card.positive] >= card.decision.class_threshold for i in images)
 
 
 def class_text(images: Sequence[ImageFacts], card: PictureCard) -> str:

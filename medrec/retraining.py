@@ -326,7 +326,11 @@ class Retraining:
             self._say(why)
         elif settings.promote == "automatic":
             reason = "automatic promotion, by the configuration"
-            self._registry.promote(self.outcome.card, self._request.by, reason, self._now())
+            try:
+                self._registry.promote(self.outcome.card, self._request.by, reason, self._now())
+            except DataError as error:  # a promoter is on record, who would have to sign
+                self._say(str(error))
+                return
             self._say("promoted, as the configuration says")
 
     def _kinds(self) -> set[str]:

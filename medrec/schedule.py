@@ -85,6 +85,43 @@ class Retraining(Frozen):
     new_labels: Annotated[int, Field(ge=1)] = 20
 
 
+class Monitoring(Frozen):
+    """When `medrec serve` looks whether anything changed (null: by hand only), and how sure an alarm must be.
+
+    `reference` studies of a site and scanner are learnt first. With `studies_a_year`, or more, all numbers together
+    raise at most `false_alarms_a_year`. `sites` says what a site is called, by its pseudonym on the page.
+    """
+
+    cron: Annotated[str, AfterValidator(_cron)] | None = None
+    timezone: Annotated[str, AfterValidator(_zone)] = "UTC"
+    reference: Annotated[int, Field(ge=20, le=1000)] = 40
+    false_alarms_a_year: Annotated[float, Field(gt=0, le=52)] = 1.0
+    studies_a_year: Annotated[int, Field(ge=100)] = 10_000
+    sites: dict[Annotated[str, Field(pattern=r"^[0-9a-f]{20}$")], Annotated[str, Field(pattern=r"^[\w .-]{1,40}$")]] = (
+        Field(default_factory=dict)
+    )
+
+
+class Shadow(Frozen):
+    """A version that passed its gate (`model`: the beginning of its digest) runs beside the champion for `nights`."""
+
+    model: Annotated[str, Field(pattern=r"^[0-9a-f]{6,64}$")]
+    nights: Annotated[int, Field(ge=1, le=365)]
+
+
+class Review(Frozen):
+    """How reports are reviewed: a report that nobody decided on in `due_days` is overdue; null: none ever is.
+
+    Of each month's cases a `blind_share` is set aside for labels that are given without sight of the report. With
+    `cron` `medrec serve` reads answers back between nights too.
+    """
+
+    blind_share: Annotated[float, Field(ge=0, le=1)] = 0.05
+    due_days: Annotated[int, Field(ge=1)] | None = 7
+    cron: Annotated[str, AfterValidator(_cron)] | None = None
+    timezone: Annotated[str, AfterValidator(_zone)] = "UTC"
+
+
 class Workers(Frozen):
     """How many workers share a night, where a Prefect server has some; 0 is none but this one.
 

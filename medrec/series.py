@@ -151,8 +151,9 @@ class ScanFile:
     this is after `expanded`. `promised_images` and `promised_slices` are the numbers of images in the acquisition and
     of slices in one volume that the header tells of. `content` is a digest of the pixel data as stored. `member` counts
     from 1 within a zip file, whose digest and ordinal all its members have; it is 0 for a file that lies by itself.
-    `screen_copy` says that it is a Secondary Capture, `may_hold_text` that names may be burned into its pixels. `visit`
-    is that of its study.
+    `screen_copy` says that it is a Secondary Capture, `may_hold_text` that names may be burned into its pixels.
+    `site` and `device` are keyed pseudonyms of the institution and of the very scanner, "" where the header does not
+    name them; `scanner` are allow-listed words of its maker, with its field strength. `visit` is that of its study.
     """
 
     sha256: str
@@ -189,6 +190,9 @@ class ScanFile:
     screen_copy: bool = False
     may_hold_text: bool = False
     visit: Visit = Visit()
+    site: str = ""
+    device: str = ""
+    scanner: str = ""
 
     def expanded(self) -> tuple["ScanFile", ...]:
         """Its slices, each with its own place and traits; itself where it is one slice."""

@@ -5,11 +5,13 @@ and report, so that it can be told again years later; no text of a report is mar
 """
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from medrec.audit import salted
 from medrec.report import DISCLAIMER
 from medrec.store import CaseRow
 
@@ -19,12 +21,20 @@ PARENT = "mlflow.parentRunId"
 WORKER, SUPERSEDED_BY = "medrec.worker", "medrec.superseded_by"
 HEAD, RECORDS = "medrec.ledger_head", "medrec.ledger_records"
 ARTIFACTS = ("report.html", "report.json")
+SUMMARY = "batch.json"  # a night's
 VERSION = "medrec.registered_version"
 MODEL, CARD, CHAMPION, CHALLENGER = "medrec-", "medrec.card_sha256", "champion", "challenger"
+# The tag of the run in which a home shows what it watches; its value is the home's worker.
+MONITORING, MONITORING_NAME = "medrec.monitoring", "monitoring"
 # The tag of a training's run that names its card by digest; all tags of ours begin with OURS.
 TRAINED, OURS = "medrec.trained_card", "medrec."
 PRIOR = "medrec.prior"  # the case of the earlier study that one was held against
+# What people answer with, and what medrec says of where the review stands.
+STATUS, COMMENT, REVIEWER = "review.status", "review.comment", "review.by"
+PENDING, REVIEW = "pending", "medrec.review"
 SHOWN_IMAGES = 50  # in a case's description
+VIEW = "workflowType=machine_learning"
+SHEET = "contact-sheet.html"  # a night's
 MOST = 7_900  # characters; MLflow cuts a tag after 8,000, and a text that was cut is not the one that was told
 MARKUP = re.compile(r"([\\\\`*_{}\[\]<>|#~!&])")
 # Unicode's direction marks, embeddings, overrides and isolates (UAX 9).
@@ -66,6 +76,15 @@ class Registered:
         """What the ledger keeps of it."""
         told = {"card": self.card, "name": self.name, "version": self.version, "aliases": list(self.aliases)}
         return {**told, "files": dict(self.files), "tags": dict(self.tags)}
+
+
+def keyed(summary: str, digest: str) -> str:
+    """What the ledger keeps of a digest of what a night showed: keyed with the salt in the night's summary.
+
+    Pages and descriptions say what patients were found to have. An erasure writes summary and pages anew under another
+    salt, after which nobody can tell by the older record whether a guess is what had been shown.
+    """
+    return salted(str(json.loads(summary).get("salt", "")), digest)
 
 
 def inert(text: str) -> str:
@@ -173,6 +192,8 @@ def metrics_of(facts: Mapping[str, Any], row: CaseRow) -> dict[str, float]:
     if found:
         metrics["longest_axial_mm"] = max(f["longest_axial_mm"] for f in found)
         metrics["largest_ml"] = found[0]["volume_mm3"] / 1000
+    for name, p in facts.get("probabilities", {}).items():
+        metrics[f"probability_{name}"] = p
     if (prior := facts.get("prior")) and not prior["reason"]:
         metrics |= {f"lesions_{word}": _called(prior, word) for word in ("grown", "shrunk", "new", "gone")}
         metrics["prior_days"] = float(prior["days"] or 0)
@@ -195,6 +216,11 @@ def night_name(batch: str, outcome: str = "") -> str:
 def _moment(batch: str) -> str:
     """A batch's id begins with the moment of its start, UTC: 20261122T010203Z-ab12 to 2026-11-22 01:02."""
     return f"{batch[:4]}-{batch[4:6]}-{batch[6:8]} {batch[9:11]}:{batch[11:13]}"
+
+
+def shown_at(runs: str, run_id: str, artifact: str) -> str:
+    """Where MLflow's web interface shows an artifact, in the view for runs and not in the one for language models."""
+    return f"{runs}/{run_id}/artifacts/{artifact}?{VIEW}"
 
 
 def run_name(row: CaseRow) -> str:

@@ -51,6 +51,8 @@ def _of_volumes(case: Case) -> dict[str, str]:
         answer = {"probability": case.prediction.probability, "mask": case.prediction.mask}
         if case.prediction.slice_probability is not None:
             answer["slices"] = case.prediction.slice_probability
+        if case.prediction.positive is not None:
+            answer["class"] = np.array([case.prediction.positive], np.float32)
         found["prediction"] = _arrays(answer)
         found["findings"] = _text([asdict(f) for f in case.report.findings])
     if case.report.prior is not None:

@@ -7,17 +7,19 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from medrec import delivery, notices
+from medrec import delivery, notices, reviewing
 from medrec.config import Settings
 from medrec.home import Home
 from medrec.report import Status
 from medrec.store import BatchRow, Store
 
 NIGHTS = 5
+LATELY, SHOWN_CHANGES = timedelta(days=14), 10  # of what the watch found
 DISK_SHARE = 0.05  # less than this share of the disk free, or
 DISK_BYTES = 5 * 2**30  # less than a few nights' reports
 
@@ -51,6 +53,8 @@ class Standing:
     deliveries: Mapping[str, int]
     workers: Mapping[str, int]
     newest_study: str | None
+    reviews: Mapping[str, int]
+    overdue_reviews: tuple[str, ...]
     ledger_records: int
     ledger_head: str
     disk_free_bytes: int
@@ -74,10 +78,17 @@ def standing(home: Home, store: Store, settings: Settings, now: datetime) -> Sta
     disk = shutil.disk_usage(home.root)
     silence = notices.of_silence(settings.schedule, newest, now)
     warnings = [notice.text for notice in silence]
+    warnings += _changed(store, now)
     if failed:
         warnings.append(f"{len(failed)} studies failed for a reason of ours; the next night tries them again")
     if disk.free < min(DISK_BYTES, DISK_SHARE * disk.total):
         warnings.append(f"the disk of the home is nearly full: {disk.free / 2**30:.1f} GiB are free")
+    late = reviewing.overdue(store, settings, now)
+    if late:
+        warnings.append(reviewing.overdue_words(len(late), settings))
+    states = store.review_states().values()
+    if conflicts := sum(bool(s.conflict) for s in states):
+        warnings.append(f"answers to {conflicts} reports are in conflict: medrec review list --conflicts")
     schedule = settings.schedule
     records, head = store.position()
     workers = Counter(worker for worker in store.claims(now.isoformat(timespec="milliseconds")).values())
@@ -94,11 +105,23 @@ def standing(home: Home, store: Store, settings: Settings, now: datetime) -> Sta
         deliveries=dict(Counter(row.state.value for row in store.deliveries())),
         workers=dict(workers),
         newest_study=newest,
+        reviews=dict(sorted(Counter(f"{s.word}{'' if s.signed else ', claimed'}" for s in states).items())),
+        overdue_reviews=tuple(one.case for one in late),
         ledger_records=records,
         ledger_head=head,
         disk_free_bytes=disk.free,
         disk_bytes=disk.total,
     )
+
+
+def _changed(store: Store, now: datetime) -> list[str]:
+    """What the watch found lately."""
+    told = []
+    for _, record in store.of_kinds("drift found"):
+        with suppress(KeyError, ValueError):  # a spoilt record is for `audit verify` to name
+            if now - datetime.fromisoformat(record.at) <= LATELY:
+                told.append(f"changed, noticed {record.at[:10]}: {record.facts['text']}")
+    return told[-SHOWN_CHANGES:]
 
 
 def _overdue(settings: Settings, nights: tuple[NightLine, ...], running: bool, now: datetime) -> tuple[str, ...]:

@@ -27,6 +27,14 @@ class Interval:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
+def share(hits: int, of: int) -> Interval:
+    """How many of so many, with the exact interval of Clopper and Pearson; `of` is at least 1."""
+    from scipy import stats  # most of a second, which no night needs
+
+    interval = stats.binomtest(hits, of).proportion_ci(CONFIDENCE, "exact")
+    return Interval(hits / of, float(interval.low), float(interval.high))
+
+
 def mean(values: Sequence[float], statistic: Callable[..., float] = np.mean, seed: int = 0) -> Interval:
     """A statistic of one value per patient, with a percentile bootstrap interval over patients."""
     from scipy import stats  # most of a second, which no night needs

@@ -64,7 +64,15 @@ SENTENCES: Mapping[str, Callable[[Facts], str]] = {
     "case recalled": lambda f: f"taken back ({f['reason']})",
     "delivery": lambda f: f"delivered to {f['to']} as {', '.join(map(str, f['what']))}",
     "delivery recalled": lambda f: f"recalled from {f['to']} by {f['by']}",
-    "review": lambda f: f"reviewed by {f['by']}: {f['decision']} (report {_short(f['report'])})",
+    "review": lambda f: (
+        f"reviewed by {f['by']}: {f['decision']} (report {_short(f['report'])})"
+        + (f", signed with the key {str(f['key'])[-8:]}" if "signature" in f else "")
+    ),
+    "review claimed": lambda f: (
+        f"an answer that nobody signed: {f['decision']}" + (f" ({f['problem']})" if f["problem"] else "")
+    ),
+    "review shown": lambda f: f"{f['to']} was told: {f['shown']}",
+    "label wanted": lambda f: f"a label is wanted ({f['wants']}), because of: {f['why']}; asked for by {f['by']}",
     "patient erased": lambda f: f"erased by {f['by']}, because the patient asked for it",
     "files pruned": lambda f: f"{len(f['files'])} files taken away by the rule {f['rule']}",
     "identity looked up": lambda f: f"identity looked up by {f['by']} with {f['how']}",

@@ -15,7 +15,7 @@ import secrets
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,13 +34,20 @@ from medrec.shown import (
     CHAMPION,
     HEAD,
     MODEL,
+    MONITORING,
+    MONITORING_NAME,
     NOTE,
     PARENT,
+    PENDING,
     RECORDS,
     REPORT,
+    REVIEW,
+    SHEET,
+    STATUS,
     SUPERSEDED_BY,
     TRAINED,
     VERSION,
+    VIEW,
     WORKER,
     Registered,
     ShownRun,
@@ -49,6 +56,7 @@ from medrec.shown import (
     night_name,
     params_of,
     run_name,
+    shown_at,
     tags_of,
 )
 from medrec.store import CaseRow
@@ -129,16 +137,24 @@ class Tracker:
                     self._client.set_terminated(run.info.run_id, "KILLED")
             self._parent(batch, started_ms)
 
+    def place_of(self, batch: str) -> tuple[str, str]:
+        """Where the web interface shows the experiment's runs, as a path; and the run of a batch, made when new."""
+        with _MlflowAway():
+            return f"#/experiments/{self._experiment}/runs", self._parent(batch, None)
+
     def finish_batch(
         self,
         batch: str,
         outcome: str,
-        description: str,
+        tags: Mapping[str, str],
         counts: Mapping[str, int],
-        summary: str,
+        files: Mapping[str, str],
         anchor: tuple[int, str],
     ) -> Delivery:
-        """Close the batch's run with its counts, its summary (JSON) and the ledger's length and head as an anchor."""
+        """Close the batch's run with its counts, its files and the ledger's length and head as an anchor.
+
+        `files` are texts by name; those that are there already are written over.
+        """
         with _MlflowAway():
             run_id = self._parent(batch, None)
             before = self._client.get_run(run_id).data.tags
@@ -147,9 +163,10 @@ class Tracker:
             # Of two values of one moment MLflow shows the larger: counts become less when a patient is erased.
             now_ms = int(time.time() * 1000)
             metrics = [Metric(name, float(value), now_ms, 0) for name, value in counts.items()]
-            tags = {NOTE: description, HEAD: anchor[1], RECORDS: str(anchor[0]), BATCH: batch}
+            tags = {**tags, HEAD: anchor[1], RECORDS: str(anchor[0]), BATCH: batch}
             self._client.log_batch(run_id, metrics, (), [RunTag(k, v) for k, v in tags.items()])
-            self._client.log_text(run_id, summary, "batch.json")
+            for path, text in files.items():
+                self._client.log_text(run_id, text, path)
             name = night_name(batch, outcome)
             self._client.update_run(run_id, name=name)
             self._client.set_terminated(run_id)
@@ -316,7 +333,7 @@ class Tracker:
     ) -> None:
         more = {
             VERSION: self._versions.get(facts["card_sha256"], ""),
-            "review.status": "pending",
+            STATUS: PENDING,
         }
         self._client.log_batch(
             run.info.run_id,
@@ -332,6 +349,54 @@ class Tracker:
             else:
                 self._client.log_artifact(run.info.run_id, str(folder / name))
         self._client.set_terminated(run.info.run_id, end_time=now_ms)
+
+    def answered(self) -> tuple[ShownRun, ...]:
+        """The runs of cases that somebody answered by their tags, and those that say where their review stands."""
+        with _MlflowAway():
+            found = {
+                run.info.run_id: run
+                for wanted in (f"tags.`{STATUS}` != '{PENDING}'", f"tags.`{REVIEW}` != ''")
+                for run in self._pages(wanted)
+                if CASE in run.data.tags
+            }
+            return tuple(_shown(run) for run in found.values())
+
+    def show_review(self, run_id: str, text: str) -> None:
+        """Say with a case where its review stands."""
+        with _MlflowAway():
+            self._client.set_tag(run_id, REVIEW, text)
+
+    def monitoring(self) -> ShownRun | None:
+        """The run that shows how the models do over time, if there is one."""
+        with _MlflowAway():
+            found = self._search(f"tags.`{MONITORING}` = '{self.worker}'")
+            return _shown(min(found, key=lambda run: run.info.start_time)) if found else None
+
+    def log_monitoring(self, points: Mapping[str, Sequence[tuple[int, float]]], pages: Mapping[str, str]) -> ShownRun:
+        """Add points (step, value) to metrics of the home's run called monitoring, and put pages there, by name.
+
+        Other metrics and pages of the run are left as they are, so that several parts of medrec share it.
+        """
+        before = self.monitoring()
+        with _MlflowAway():
+            run_id = before.run_id if before is not None else self._create_monitoring()
+            now_ms = int(time.time() * 1000)
+            new = []
+            for name, values in points.items():
+                known = self._client.get_metric_history(run_id, name) if before is not None else []
+                there = {m.step: m.value for m in sorted(known, key=lambda m: int(m.timestamp))}
+                new += [Metric(name, value, now_ms, step) for step, value in values if there.get(step) != value]
+            for start in range(0, len(new), PAGE):
+                self._client.log_batch(run_id, new[start : start + PAGE])
+            for name, text in pages.items():
+                self._client.log_text(run_id, text, name)
+            self._client.set_terminated(run_id)
+            return _shown(self._client.get_run(run_id))
+
+    def _create_monitoring(self) -> str:
+        tags = {MONITORING: self.worker, WORKER: self.worker}
+        run = self._client.create_run(self._experiment, None, tags, MONITORING_NAME)
+        return str(run.info.run_id)
 
     def runs(self) -> tuple[ShownRun, ...]:
         """Every run that is not deleted, in one sweep."""
@@ -481,4 +546,16 @@ def experiment_page(home: Home) -> str:
     client = MlflowClient(f"sqlite:///{home.mlflow_database}")
     with _MlflowAway():
         found = [e for e in client.search_experiments() if e.name != "Default"]
-    return f"/#/experiments/{found[0].experiment_id}/runs?workflowType=machine_learning" if found else "/"
+    return f"/#/experiments/{found[0].experiment_id}/runs?{VIEW}" if found else "/"
+
+
+def last_sheet(home: Home) -> str | None:
+    """The path of the contact sheet of the night that ended last; None where no night has one."""
+    client = MlflowClient(f"sqlite:///{home.mlflow_database}")
+    with _MlflowAway():
+        ids = [e.experiment_id for e in client.search_experiments() if e.name != "Default"]
+        named = "attributes.run_name LIKE 'night %' and attributes.status = 'FINISHED'"
+        for run in client.search_runs(ids, named, order_by=["attributes.start_time DESC"], max_results=1):
+            if any(found.path == SHEET for found in client.list_artifacts(run.info.run_id)):
+                return "/" + shown_at(f"#/experiments/{run.info.experiment_id}/runs", run.info.run_id, SHEET)
+    return None

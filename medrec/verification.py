@@ -12,9 +12,9 @@ from functools import cache, wraps
 from pathlib import Path
 from typing import Any, ParamSpec, cast
 
-from medrec import dispatch, labels, mirror
+from medrec import credentials, dispatch, labels, mirror
 from medrec.audit import AuditRecord, Problem
-from medrec.delivery import TRAINING, VERSIONS
+from medrec.delivery import MONITORED, TRAINING, VERSIONS
 from medrec.dicom.renaming import Renamed
 from medrec.errors import ConfigError, DataError, WeightsError, WorldError
 from medrec.events import CASE_KINDS, ERASED, KINDS, PRUNED, missing
@@ -54,7 +54,8 @@ def verify(home: Home, store: Store, since: int = 0) -> Iterator[Problem]:
         return _digest(home.root / relative)
 
     yield from store.verify(digest, renamed.original, since)
-    yield from store.contradictions()
+    yield from store.contradictions(renamed.original)
+    yield from _signed(store)
     yield from _keys(home, store, digest)
     told = _Told.of(store)
     known = {row.case for row in store.cases()}
@@ -66,6 +67,12 @@ def verify(home: Home, store: Store, since: int = 0) -> Iterator[Problem]:
     for path in sorted(home.kept.glob("[!.]*")):
         if digest(str(path.relative_to(home.root))) != path.name.partition(".")[0]:
             yield Problem(f"{path.name} in kept", "its name is not the digest of its bytes")
+
+
+@_shaped
+def _signed(store: Store) -> Iterator[Problem]:
+    """Reviews, promotions, changes of people and audits: by the keys that were on record when they were signed."""
+    yield from credentials.check(enumerate(store.ledger(), 1))
 
 
 def _keys(home: Home, store: Store, digest: Callable[[str], str | None]) -> Iterator[Problem]:
@@ -173,7 +180,7 @@ def verify_mlflow(home: Home, store: Store, experiment: str) -> Iterator[Problem
             yield Problem(f"case {row.case[:12]}…", "the store names another MLflow run for it than the ledger")
         elif row.mlflow_run_id is None and row.case not in waiting and row.case not in told.pruned:
             yield Problem(f"case {row.case[:12]}…", "it neither was delivered to MLflow nor waits for it")
-    if not (expected.cases or expected.nights or expected.trainings):
+    if not (expected.cases or expected.nights or expected.trainings or expected.monitoring):
         return
     if not home.mlflow_database.is_file() and not Tracker.is_elsewhere():
         yield Problem("MLflow", "its database is gone; the next night fills it again")
@@ -218,10 +225,12 @@ class _Told:
     models: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     aliases: dict[tuple[str, str], str] = field(default_factory=dict)
     trainings: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    monitoring: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     versions: set[str] = field(default_factory=set)
     written: set[str] = field(default_factory=set)
     pruned: set[str] = field(default_factory=set)
     cleared: set[str] = field(default_factory=set)
+    shown: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, store: Store) -> "_Told":
@@ -245,11 +254,14 @@ class _Told:
             self.runs.pop(facts["case"], None)  # what was delivered before showed another report
         elif kind == "delivery" and facts["to"] == "mlflow":
             self.runs[facts["case"]] = str(facts["what"][0])
+            self.shown.pop(facts["case"], None)  # a new run, of which nothing was told yet
+        elif kind == "review shown":
+            self.shown[facts["case"]] = str(facts["shown"])
         elif kind == "batch delivered":
             self.nights[facts["batch"]] = facts
         elif kind == "models registered":
             if facts["fresh"]:
-                for shown in (self.models, self.aliases, self.trainings):
+                for shown in (self.models, self.aliases, self.trainings, self.monitoring):
                     shown.clear()
             for model in facts["models"]:
                 self.models[model["card"]] = model
@@ -258,6 +270,8 @@ class _Told:
             self.versions.add(facts["card"])
         elif kind == TRAINING:
             self.trainings[facts["card"]] = facts
+        elif kind == MONITORED:
+            self.monitoring[str(facts["part"])] = facts
         elif kind in (ERASED, PRUNED):
             self.pruned |= set(facts["cases"])
             self.cleared |= set(facts.get("files", ()))
@@ -266,20 +280,30 @@ class _Told:
 
     def expected(self, home: Home, store: Store, waiting: frozenset[str]) -> Expected:
         """What MLflow must show."""
-        open_nights = {b.batch: b.summary is not None for b in store.batches() if b.mlflow_run_id is None}
-        models = {(m["name"], m["version"]): m for m in self.models.values()}
-        runs = frozenset(self.runs.values())
         return Expected(
-            *(self.cases(home, store), runs, self.nights, open_nights, waiting, models, self.aliases, self.trainings),
+            cases=self.cases(home, store),
+            runs=frozenset(self.runs.values()),
+            nights=self.nights,
+            summaries={b.batch: b.summary for b in store.batches() if b.summary is not None},
+            open_nights={b.batch: b.summary is not None for b in store.batches() if b.mlflow_run_id is None},
+            waiting=waiting,
+            models={(m["name"], m["version"]): m for m in self.models.values()},
+            aliases=self.aliases,
+            trainings=self.trainings,
             untold=frozenset(self.versions - self.trainings.keys()),
+            monitoring=self.monitoring,
         )
 
     def cases(self, home: Home, store: Store) -> dict[str, Delivered]:
         """The delivered cases as MLflow must show them; those whose report is gone or spoilt are named elsewhere."""
         rows = {row.case: row for row in store.cases()}
         shown = {key for key, row in rows.items() if row.mlflow_run_id is not None}
+        now = {key: state.shown for key, state in store.review_states().items()}
+        reviews = {key: frozenset({text, now.get(key, text)}) for key, text in self.shown.items()}
         return {
-            key: Delivered(rows[key], run, told, self.files[key], _superseded(rows, shown, key))
+            key: Delivered(
+                rows[key], run, told, self.files[key], _superseded(rows, shown, key), reviews.get(key, frozenset())
+            )
             for key, run in self.runs.items()
             if key in rows and len(self.files.get(key, ())) == len(ARTIFACTS)
             if (told := _facts(home, rows[key])) is not None

@@ -177,19 +177,3 @@ def test_mlflow_that_cannot_take_a_report_is_asked_again_at_the_nights_end_only(
     assert len(asked) == 2
     assert any("later night" in w for w in summary.warnings)
     assert all(c.mlflow_run_id for c in run_night(tmp_path / "in").cases)
-
-
-def test_a_night_of_many_studies_is_described_within_what_mlflow_keeps() -> None:
-    """MLflow cuts a tag after 8,000 characters; `audit verify` would call it changed."""
-    case = {"study": "0123456789", "status": "analysed", "verdict": "nothing marked", "reason": ""}
-    for count in (1, 50, 150, 170, 190, 1000):
-        summary = {
-            "batch": "b",
-            "files": {"seen": 1, "analysed": 1, "unused": 0, "refused": 0},
-            "cases": [case] * count,
-        }
-        text = delivery.description(summary)
-        assert len(text) <= 8000
-        rows = text.count("| 01234567 |")
-        assert rows == count or f"… and {min(count, delivery.SHOWN) - rows} more lines" in text
-        assert rows >= min(count, 150)

@@ -19,6 +19,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import SegmentationStorage
 from pynetdicom import AE, evt
 from returned import Made, changed, made
+from reviewers import accept, reported, sign
 
 from medrec import dispatch, objects, privacy, story
 from medrec.config import Configuration
@@ -68,7 +69,8 @@ def finish(store: Store, home: Home, one: Made, key: str = CASE, study: str = "s
         status=Status.ANALYSED, reason="", verdict=Verdict.FINDING, report=None, supersedes=None, superseded_by=None,
         finished_at=AT, seconds_ms=1, mlflow_run_id=None,
     )  # fmt: skip
-    store.finish(row, {"files": {f"outbox/{key}/{one.name}": one.sha256 for one in found}}, AT)
+    files = reported(key)["files"] | {f"outbox/{key}/{one.name}": one.sha256 for one in found}
+    store.finish(row, {"files": files}, AT)
 
 
 def send(
@@ -125,7 +127,7 @@ def test_an_unreviewed_case_waits_and_an_accepted_one_goes_in_other_words(
     pacs.put(*source_files(tmp_path))
     assert send(store, home, dimse(pacs), "after_review").counts == {"waiting for review": 1}
     assert pacs.instances("SR") == {}
-    store.accept(CASE, "DOE^REVIEWER", "2026-02-03T04:05:06Z")
+    accept(store, CASE, "DOE^REVIEWER", "2026-02-03T04:05:06Z")
     assert send(store, home, dimse(pacs), "after_review").counts == {"confirmed": 1}
     (sr,) = (pydicom.dcmread(io.BytesIO(b)) for b in pacs.instances("SR").values())
     (seg,) = (pydicom.dcmread(io.BytesIO(b)) for b in pacs.instances("SEG").values())
@@ -332,7 +334,7 @@ def test_accepted_objects_and_rejections_are_made_again_and_compared_before_they
     folder = home.outbox / f"{CASE}-accepted"
     shutil.copytree(home.outbox / CASE, folder)
     assert dispatch.derived(store, home, CASE, "accepted") == "no record tells of it"
-    store.accept(CASE, "Dr Reader", AT)
+    accept(store, CASE, "Dr Reader", AT)
     done = send(store, home, dimse(pacs), "after_review")
     assert done.counts == {"failed": 1}
     assert "not what the ledger tells of" in done.rows[0].why
@@ -578,6 +580,33 @@ def test_a_recall_goes_on_where_the_objects_are_gone_and_says_so(
     assert "taken back at the PACS itself" in store.deliveries()[-1].why
 
 
+@pytest.mark.parametrize("release", ["unreviewed", "after_review"])
+def test_a_signed_rejection_takes_back_what_was_sent(
+    release: str, one: Made, store: Store, home: Home, pacs: Orthanc, tmp_path: Path
+) -> None:
+    pacs.put(*source_files(tmp_path))
+    accept(store, CASE, "DOE^REVIEWER", AT)
+    assert send(store, home, dimse(pacs), release).counts == {"confirmed": 1}
+    sign(store, CASE, "reject", "ROE^REVIEWER", AT)
+    dispatch.take_back(store, home, CASE, "quality", lambda: AT)
+    send(store, home, dimse(pacs), release)
+    assert states(store) == [("results", State.CONFIRMED), ("rejection", State.CONFIRMED)]
+    assert len(pacs.instances("KO")) == 1
+    assert [*store.verify(), *store.contradictions()] == []
+
+
+def test_a_rejected_report_that_waited_never_leaves(
+    one: Made, store: Store, home: Home, pacs: Orthanc, tmp_path: Path
+) -> None:
+    pacs.put(*source_files(tmp_path))
+    dispatch.plan(store, home, (Destination(peer="pacs", release="unreviewed"),), AT)
+    sign(store, CASE, "reject", "ROE^REVIEWER", AT)
+    send(store, home, dimse(pacs))
+    assert pacs.instances("SR") == {}
+    dispatch.take_back(store, home, CASE, "quality", lambda: AT)
+    assert states(store) == [("results", State.WITHDRAWN)]
+
+
 def test_a_changed_object_is_not_accepted_in_its_new_words(
     one: Made, store: Store, home: Home, pacs: Orthanc, tmp_path: Path
 ) -> None:
@@ -586,7 +615,7 @@ def test_a_changed_object_is_not_accepted_in_its_new_words(
     ds = pydicom.dcmread(path)
     next(e for e in ds.iterall() if e.keyword == "TextValue").value = "Nothing of note."
     ds.save_as(path)
-    store.accept(CASE, "DOE^REVIEWER", AT)
+    accept(store, CASE, "DOE^REVIEWER", AT)
     done = send(store, home, dimse(pacs), "after_review")
     assert [(r.state, r.why) for r in done.rows] == [(State.FAILED, "sr.dcm: not what the ledger tells of")]
     assert pacs.instances("SR") == {}
@@ -650,7 +679,7 @@ def test_a_lesion_inherits_its_tracking_only_by_a_match_on_the_record(
     own = [pydicom.dcmread(home.outbox / key / "seg.dcm").SegmentSequence[0].TrackingUID for key in (CASE, later)]
     assert own[0] != own[1], "nothing is inherited by itself"
     dispatch.match(store, home, Lesion(later, 1), Lesion(CASE, 1), "DOE^READER", "same place, half the size", AT)
-    store.accept(later, "DOE^READER", AT)
+    accept(store, later, "DOE^READER", AT)
     assert send(store, home, dimse(pacs), release).counts["confirmed"] == 1
     (seg,) = (pydicom.dcmread(io.BytesIO(b)) for b in pacs.instances("SEG").values())
     (sr,) = (pydicom.dcmread(io.BytesIO(b)) for b in pacs.instances("SR").values())

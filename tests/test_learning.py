@@ -52,6 +52,14 @@ def test_labelled_studies_are_read_with_their_masks_on_their_grids(loaded: list[
     assert sum(case.mask.any() for case in loaded) == 4  # phantoms have 0, 1, 2, 3, 0, 1 lesions
 
 
+def test_patients_are_held_back_by_what_the_table_calls_them(labelled: Path, loaded: list[cases.LabelledCase]) -> None:
+    held = cases.named(labelled / "studies.csv", "-[13]$")
+    assert len(held) == 2
+    assert held < {c.study for c in loaded}
+    with pytest.raises(ConfigError, match="no regular expression"):
+        cases.named(labelled / "studies.csv", "(")
+
+
 def test_bright_lesions_lie_under_their_masks(loaded: list[cases.LabelledCase]) -> None:
     for case in loaded:
         if case.mask.any():

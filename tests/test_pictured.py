@@ -1,6 +1,8 @@
 """A night over single images: masks of the file's size in the right place, pixels unless calibrated, all on record."""
 
+import base64
 import hashlib
+import io
 import json
 import shutil
 import subprocess
@@ -297,6 +299,10 @@ def test_where_text_cannot_be_looked_for_no_pixel_is_shown(
     assert len(black) == 2
     for uri in black:
         assert len(uri) < 600  # nothing compresses like black
+    small = (folder / "thumbnail.svg").read_text()
+    assert "<path" in small  # what was outlined is said; no pixel is shown
+    (jpeg,) = [i for i in small.split('"') if i.startswith("data:image/jpeg;base64,")]
+    assert not np.asarray(Image.open(io.BytesIO(base64.b64decode(jpeg.partition(",")[2])))).any()
 
 
 # Routing

@@ -117,7 +117,7 @@ def test_whole_volumes_are_learnt_and_come_back_to_their_slices(tmp_path: Path) 
 def test_a_card_of_whole_volumes_has_neither_neighbours_nor_slices_to_call() -> None:
     with pytest.raises(ValueError, match="has none"):
         Preprocessing(size_px=32, depth=8, neighbours=1)
-    with pytest.raises(ValueError, match="slice by slice"):
+    with pytest.raises(ValueError, match="it is of the study: name positive"):
         ModelCard.model_validate(draft() | {"preprocessing": {"size_px": 32, "depth": 8}})
 
 

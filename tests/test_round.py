@@ -15,6 +15,7 @@ import pydicom
 import pytest
 import yaml
 from orthanc import OURS, Orthanc, debian
+from reviewers import accept
 
 from medrec import config
 from medrec.accounts import Summary
@@ -154,7 +155,7 @@ def test_the_commands_do_the_same_round(pacs: Orthanc, tmp_path: Path) -> None:
     assert report["deliveries"] == {"waiting for review": 1}
     assert "waiting for review" in medrec("deliver")
     with Store.open(Home(tmp_path / "home").store_url) as store:
-        store.accept(report["cases"][0]["case"], "DOE^REVIEWER", "2026-01-01T00:00:00Z")
+        accept(store, report["cases"][0]["case"], "DOE^REVIEWER", "2026-01-01T00:00:00Z")
     assert "confirmed" in medrec("deliver")
     assert "in force" in medrec("recall", "phantom", "--since", "2026-01-01")
     assert "in force" in medrec("recall", "phantom", "--since", "20260101"), "a day is a day, however it is written"

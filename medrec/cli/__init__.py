@@ -22,6 +22,7 @@ from medrec.cli import (
     reviewing,
     scans,
     training,
+    watching,
 )
 from medrec.cli.common import complain
 
@@ -50,8 +51,20 @@ app.command()(people.deidentify)
 app.command()(keeping.backup)
 app.command()(keeping.restore)
 app.command()(keeping.upgrade)
+app.command()(watching.monitor)
 for spoken in (archive.receive, archive.pull, archive.deliver, archive.recall, archive.match, archive.conformance):
     app.command()(spoken)
+review = typer.Typer(
+    cls=reviewing.Answering,
+    no_args_is_help=True,
+    subcommand_metavar="CASE accept|reject|edit | COMMAND",
+    help="Answer to reports, and what was answered: medrec review CASE accept --by NAME --key FILE.",
+)
+review.command("case")(reviewing.answer)
+review.command("list")(reviewing.show)
+for reviewers in (reviewing.sync, reviewing.make_key, reviewing.enrol):
+    review.command()(reviewers)
+app.add_typer(review, name="review")
 for auditors in (auditing.verify, auditing.show, auditing.export, auditing.make_key, auditing.anchor):
     audit.command()(auditors)
 app.add_typer(audit, name="audit")
@@ -59,12 +72,13 @@ app.command()(labelling.ingest)
 labels = typer.Typer(no_args_is_help=True, help="What people say of images, so that a model can learn it.")
 labels.command()(labelling.add)
 labels.command("list")(labelling.show)
+labels.command()(labelling.suggest)
 app.add_typer(labels, name="labels")
 app.command()(training.retrain)
 models = typer.Typer(no_args_is_help=True, help="Versions of models: which there are, which is in force, who decided.")
 models.command("list")(training.show_models)
 models.command("show")(training.show_model)
-for decided in (training.promote, training.rollback, training.disable):
+for decided in (training.promote, training.rollback, training.disable, training.shadow):
     models.command()(decided)
 models.command("export")(training.export_bundle)
 models.command("import")(training.import_bundle)

@@ -1,11 +1,14 @@
 """The auditor's commands."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medrec.cli.common import HomeOption, open_store
+from medrec.cli.common import ConfigOption, HomeOption, open_store
+
+if TYPE_CHECKING:
+    from medrec.store import Store
 
 AnchorsOption = Annotated[
     Path | None, typer.Option("--anchors", envvar="MEDREC_ANCHORS", help="Folder of signed anchors.")
@@ -26,6 +29,9 @@ def verify(
         bool, typer.Option("--mlflow/--without-mlflow", help="Hold MLflow against the ledger too.")
     ] = True,
     experiment: ExperimentOption = "medrec",
+    by: Annotated[str, typer.Option("--by", help="An auditor, who signs that nothing was found.")] = "",
+    key: Annotated[Path | None, typer.Option("--key", envvar="MEDREC_KEY", help="The auditor's private key.")] = None,
+    config: ConfigOption = None,
 ) -> None:
     """Hash the ledger's chain and every file that it names again; name what does not match, the first one first."""
     from medrec import anchors as signed
@@ -34,6 +40,8 @@ def verify(
 
     if (anchors is None) != (public_key is None):
         raise ConfigError(["--anchors and --public-key go together"])
+    if by and key is None:
+        raise ConfigError(["--by and --key go together: an audit is signed, or it is nobody's"])
     place, store = open_store(home)
     with store:
         number = verification.number_since(store, since) if since else 0
@@ -46,12 +54,29 @@ def verify(
             except WorldError as error:
                 problems.append(f"{error}: what it shows was not checked (--without-mlflow leaves it out)")
         records, head = store.position()
+        if by and key is not None and not problems:
+            _sign(by, key, (records, head), store, config)
     for problem in problems:
         typer.echo(problem)
     if problems:
         typer.echo(f"{len(problems)} problem(s) in {records} records: this home is not as it was written")
         raise typer.Exit(1)
     typer.echo(f"{records} records, every file as it was written; head {head}")
+
+
+def _sign(by: str, key: Path, position: tuple[int, str], store: "Store", config: Path | None) -> None:
+    """Put on record that an auditor found nothing."""
+    from datetime import UTC, datetime
+
+    from medrec import config as configuration
+    from medrec import reviewing
+    from medrec.signing import Signer
+
+    now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    signer = Signer.load(by, key)
+    reviewing.enrol_own(store, configuration.load(config).settings, signer, now)
+    store.audited(position, signer, now)
+    typer.echo(f"signed by {by}")
 
 
 def show(case: Annotated[str, typer.Argument(metavar="CASE")], home: HomeOption = None) -> None:

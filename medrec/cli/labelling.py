@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from medrec.labels import Origin
     from medrec.labels.adding import Added, Answer
     from medrec.pictures import Card
-    from medrec.store import Label, Store
+    from medrec.store import Label, LabelRequest, Store
 
 SHOWN = 20  # refusals of one reason on a terminal; --json has all
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
@@ -112,12 +112,17 @@ def add(
 
 def show(
     card: Annotated[str | None, typer.Option("--card", help="Of one model only.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="Also those that were superseded.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Also those that were superseded, or given since.")] = False,
+    wanted: Annotated[bool, typer.Option("--wanted", help="Labels that are asked for: by reviews, by chance.")] = False,
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """The labels in force: of what, by whom, how they were made."""
+    """The labels in force: of what, by whom, how they were made; or those that are asked for."""
     _, store = open_store(home)
+    if wanted:
+        with store:
+            _show_wanted([w for w in store.wanted(answered=every) if card in (None, w.card)], json)
+        return
     with store:
         found = store.labels(card, superseded=every)
     if json:
@@ -135,6 +140,61 @@ def show(
             kinds[x.card, x.what, x.origin.value] += 1
     for (name, what, kind), count in sorted(kinds.items()):
         say(f"{name}: {count} in force, {what}, {kind}")
+
+
+def suggest(
+    count: Annotated[int, typer.Argument(metavar="N", help="How many.", min=1)],
+    card: Annotated[
+        str | None, typer.Option("--card", help="For which model; needed where several have cases.")
+    ] = None,
+    blind: Annotated[
+        bool, typer.Option("--blind", help="Also locked patients: for who labels without sight of a model's answer.")
+    ] = False,
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> None:
+    """What to label next: where networks disagree, and what is unlike all that is labelled; one of a patient."""
+    from medrec.labels.suggesting import suggest
+
+    _, store = open_store(home)
+    with store:
+        found = suggest(store, card or _only_model(store), count, blind=blind)
+    if json:
+        from dataclasses import asdict
+        from json import dumps
+
+        typer.echo(dumps(asdict(found), indent=1))
+        return
+    rows = [
+        [s.chosen.candidate.case, s.study[:8], "locked: blind labels only" if s.locked else "", "; ".join(s.chosen.why)]
+        for s in found.suggested
+    ]
+    table(f"To label next for {found.card}", ("case", "study", "", "because"), rows)
+    say(
+        f"of {found.candidates} cases without a label; {found.labelled} are labelled; whose they are: medrec whois CASE"
+    )
+    if found.left_out:
+        say(f"{found.left_out} cases are from before numbers were kept of each, and left out")
+
+
+def _only_model(store: "Store") -> str:
+    from medrec.errors import ConfigError
+
+    models = sorted({row.model for row in store.cases() if row.model is not None})
+    if len(models) == 1:
+        return models[0]
+    raise ConfigError([f"--card: name one of {', '.join(models)}" if models else "--card: no model has a case here"])
+
+
+def _show_wanted(wanted: "list[LabelRequest]", json: bool) -> None:
+    if json:
+        from dataclasses import asdict
+        from json import dumps
+
+        typer.echo(dumps([asdict(one) for one in wanted], indent=1))
+        return
+    rows = [[w.case[:12], w.study[:8], w.card, w.wants, w.why, _plain(w.by), w.at[:10]] for w in wanted]
+    table("Wanted labels", ("case", "study", "card", "origin", "why", "by", "at"), rows)
 
 
 def _cards(wanted: list[str] | None, configured: "Configuration") -> "tuple[Card, ...]":

@@ -150,6 +150,8 @@ def show(summary: "Summary", request: "Request") -> None:
     )
     if summary.deliveries:
         say("deliveries: " + ", ".join(f"{count} {state}" for state, count in summary.deliveries.items()))
+    if summary.reviews:
+        say("reviews: " + ", ".join(f"{count} {state}" for state, count in summary.reviews.items()))
     if summary.slowest:
         say(summary.slowest)
     for warning in summary.warnings:

@@ -124,6 +124,10 @@ def _show(found: "Standing") -> None:
     say("; ".join(f"{what}: {count}" for what, count in counts.items()))
     if found.deliveries:
         say("deliveries: " + ", ".join(f"{count} {state}" for state, count in sorted(found.deliveries.items())))
+    if found.reviews:
+        say("reviews: " + ", ".join(f"{count} {state}" for state, count in found.reviews.items()))
+    if found.overdue_reviews:
+        say("overdue: " + ", ".join(case[:12] for case in found.overdue_reviews[:20]))
     if found.workers:
         say("at work: " + ", ".join(f"{worker} ({count})" for worker, count in sorted(found.workers.items())))
     say(f"last new study: {found.newest_study or 'none yet'}")

@@ -74,7 +74,13 @@ def erase(
             patient = patient_of(Pseudonyms.load(place.key), patient_id, issuer)
         if not yes:
             typer.confirm(f"Erase {len(store.of_patient(patient))} cases for good?", abort=True, err=True)
-        done = privacy.erase(patient, place, store, configuration.load(config))
+        loaded = configuration.load(config)
+        before = len(store.shadows())
+        done = privacy.erase(patient, place, store, loaded)
+        if len(store.shadows()) < before:
+            from medrec import shadow
+
+            shadow.show(place, store, loaded)  # without this patient
     typer.echo(f"erased {len(done.cases)} cases: {', '.join(done.cases)}")
     for model in done.models:
         typer.echo(f"trained on this patient, and not erased by this: {model}")

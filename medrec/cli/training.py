@@ -11,6 +11,7 @@ from medrec.cli.common import ConfigOption, HomeOption, open_store, progress_bar
 
 if TYPE_CHECKING:
     from medrec.registry import Registry, Version
+    from medrec.signing import Signer
     from medrec.store import Store
 
 ByOption = Annotated[str, typer.Option("--by", help="Who decides; goes into the ledger.")]
@@ -67,17 +68,25 @@ def show_models(home: HomeOption = None, config: ConfigOption = None) -> None:
 
 
 def show_model(version: VersionArgument, home: HomeOption = None, config: ConfigOption = None) -> None:
-    """What is on record of a version, and what was measured of it."""
+    """What is on record of a version, what was measured of it, and how it differed beside the champion."""
     import json
+
+    from medrec import shadow
+    from medrec.outputs.shadows import sentences
 
     with _registry(home, config) as (registry, store):
         found = registry.find(version)
         say(f"{found.name} {found.version}, card {found.card}: {found.words}")
         say(f"licence: {found.licence}")
         for number, record in store.about(f"card {found.card}"):
+            if record.kind == shadow.COMPARED:
+                continue  # one for each study
             by, why = (record.facts.get(n) for n in ("by", "why"))
             said = (f" by {by}" if by else "") + (f": {why}" if why else "")
             say(f"record {number}, {record.at}: {record.kind}{said}")
+        if pairs := shadow.pairs(store, found.card):
+            for text in sentences(pairs):
+                say(f"beside the champion: {text}")
         kept = registry.load(found.name, found.card)
         for one in kept.card.measured:
             say(f"{one.what}: {one.value:g} [{one.low:g}, {one.high:g}] on {one.on}")
@@ -87,12 +96,19 @@ def show_model(version: VersionArgument, home: HomeOption = None, config: Config
 
 
 def promote(
-    version: VersionArgument, by: ByOption, reason: ReasonOption, home: HomeOption = None, config: ConfigOption = None
+    version: VersionArgument,
+    by: ByOption,
+    reason: ReasonOption,
+    key: Annotated[
+        Path | None, typer.Option("--key", envvar="MEDREC_KEY", help="Your private key, where people: names promoters.")
+    ] = None,
+    home: HomeOption = None,
+    config: ConfigOption = None,
 ) -> None:
     """Put a version in force that passed its gate; nights use it from then on."""
     with _registry(home, config) as (registry, store):
         _accepted(registry.find(version), config)
-        found = registry.promote(version, by, reason, _now())
+        found = registry.promote(version, by, reason, _now(), _promoter(by, key, store, config))
         _said("in force", found)
         _show(found, registry, store, home, config)
 
@@ -117,6 +133,21 @@ def disable(
     """The kill switch: nights refuse this version's studies by name, at once and for good."""
     with _registry(home, config) as (registry, _):
         _said("disabled", registry.disable(version, by, reason, _now()))
+
+
+def shadow(
+    version: VersionArgument,
+    by: ByOption,
+    nights: Annotated[int, typer.Option("--nights", min=0, max=365, help="For how many nights; 0 ends it.")] = 14,
+    home: HomeOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Run a version that passed its gate beside the champion; its answers go nowhere, how they differ is kept."""
+    from medrec import shadow as beside
+
+    with _registry(home, config) as (registry, store):
+        found = beside.order(registry, store, version, nights, by, _now())
+    _said(f"runs beside the champion for {nights} nights" if nights else "runs no more", found)
 
 
 def export_bundle(
@@ -213,6 +244,23 @@ def _accepted(version: "Version", config: Path | None) -> None:
 
     if why := configuration.unaccepted_licence(version.name, version.licence, configuration.load(config).settings):
         raise ConfigError([why])
+
+
+def _promoter(by: str, key: Path | None, store: "Store", config: Path | None) -> "Signer | None":
+    """Who signs a promotion; None where nobody need. Raises ConfigError where somebody must."""
+    from medrec import config as configuration
+    from medrec import reviewing
+    from medrec.errors import ConfigError
+    from medrec.signing import Signer
+
+    settings = configuration.load(config).settings
+    if key is None:
+        if any("promoter" in person.roles for person in settings.people) or store.register().has("promoter"):
+            raise ConfigError(["--key: a promotion is signed with the private key of a promoter"])
+        return None
+    signer = Signer.load(by, key)
+    reviewing.enrol_own(store, settings, signer, _now())
+    return signer
 
 
 def _show(version: "Version", registry: "Registry", store: "Store", home: Path | None, config: Path | None) -> None:

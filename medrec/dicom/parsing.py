@@ -4,7 +4,7 @@ Only what stands before the pixels is parsed: the beginning of a file is mostly 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -45,8 +45,16 @@ PACKED = ((0, b"\x1f\x8b"), (0, b"BZh"), (0, b"\xfd7zXZ"), (0, b"7z\xbc\xaf\x27\
 # Machines and people write into these images.
 TEXT_MODALITIES = frozenset("BI CR DG DOC DX ES GM IO IVUS OP OT PX RF RG SM TG US XA XC".split())
 MAX_SERIES_NUMBER = 999_999  # a longer one could be somebody's date of birth or id
+# Makers of scanners, by the first of these words in Manufacturer: what else stands there could be anything.
+MAKERS = (
+    "SIEMENS PHILIPS TOSHIBA CANON HITACHI FUJIFILM UNITED SAMSUNG ESAOTE SHIMADZU HOLOGIC MINDRAY NEUSOFT SUPERSONIC "
+    "BRUKER KODAK AGFA GE"
+).split()
+_MAKER = re.compile("|".join(rf"\b{maker}" if maker != "GE" else r"\bGE\b" for maker in MAKERS))
 _WORD = re.compile("|".join(WORDS))
 # How many slices one volume has, or images one acquisition, where headers promise it: the standard's, GE's, Philips'.
+# What tells one scanner from another of its kind.
+DEVICE = ("Manufacturer", "ManufacturerModelName", "DeviceSerialNumber", "StationName")
 PROMISED_SLICES: tuple[header.Key, ...] = ("NumberOfSlices", (0x0021, 0x104F), (0x2001, 0x1018))
 
 if TYPE_CHECKING:
@@ -181,7 +189,26 @@ def _scan_file(
         screen_copy=header.text(ds, "SOPClassUID").startswith(SECONDARY_CAPTURE),
         may_hold_text=may_hold_text(ds),
         visit=visit_of(ds, pseudonyms),
+        site=_keyed(of, "site", header.text(ds, "InstitutionName")),
+        device=_keyed(of, "device", *(header.text(ds, name) for name in DEVICE)),
+        scanner=_scanner(ds),
     )
+
+
+def _keyed(of: Callable[..., str], kind: str, *values: str) -> str:
+    """The pseudonym of what a header says, however it is written; "" where it says nothing."""
+    plain = [" ".join(value.casefold().split()) for value in values]
+    return of(kind, *plain) if any(plain) else ""
+
+
+def _scanner(ds: pydicom.FileDataset) -> str:
+    """Maker and field strength in words that say nothing of a person."""
+    maker = _MAKER.search(header.text(ds, "Manufacturer").upper())
+    tesla = header.number(ds, "MagneticFieldStrength")
+    if tesla is not None and tesla > 100:  # some write gauss
+        tesla /= 10_000
+    strength = f"{tesla:.2g} T" if tesla is not None and 0 < tesla <= 100 else ""
+    return " ".join(word for word in (maker.group() if maker else "", strength) if word)
 
 
 def may_hold_text(ds: pydicom.Dataset) -> bool:

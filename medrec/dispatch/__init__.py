@@ -11,8 +11,8 @@ back.
 from medrec.dispatch.derived import derived
 from medrec.dispatch.matching import match, tracked
 from medrec.dispatch.push import deliver
-from medrec.dispatch.recall import Affected, recall
+from medrec.dispatch.recall import Affected, recall, take_back
 from medrec.dispatch.release import plan
 from medrec.dispatch.values import Delivered
 
-__all__ = ["Affected", "Delivered", "deliver", "derived", "match", "plan", "recall", "tracked"]
+__all__ = ["Affected", "Delivered", "deliver", "derived", "match", "plan", "recall", "take_back", "tracked"]

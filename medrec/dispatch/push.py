@@ -157,7 +157,7 @@ class _Push:
         before = self._home.outbox / case
         if self.row.kind == "rejection":
             return self._home.outbox / f"{case}-{REJECTED}"
-        who = self._store.accepted(case) if self._rule.release == "after_review" else None
+        who = self._store.released(case) if self._rule.release == "after_review" else None
         if who is None and self._rule.release != "unreviewed":
             raise RefusedError(NEVER)
         if who is None and not tracked(self._store, case, PLANNED):

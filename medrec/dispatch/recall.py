@@ -43,22 +43,26 @@ def recall(
     found = []
     for case in store.made_by(model, since):
         if reason is not None:
-            _take_back(store, home, case, reason, clock)
+            take_back(store, home, case.case, reason, clock)
         found.append(_affected(store, case))
     return tuple(found)
 
 
-def _take_back(store: Store, home: Home, case: CaseRow, reason: str, clock: Callable[[], str]) -> None:
-    store.recall(case.case, reason, clock())
-    known = store.recalled(case.case)
+def take_back(store: Store, home: Home, case: str, reason: str, clock: Callable[[], str]) -> None:
+    """Keep one report from leaving, and queue a rejection to each place that it went to; calling again goes on.
+
+    The caller holds the home. Raises WorldError when the rejection cannot be written.
+    """
+    store.recall(case, reason, clock())
+    known = store.recalled(case)
     assert known is not None
-    for row in store.deliveries(case=case.case):
+    for row in store.deliveries(case=case):
         if row.kind != "results":
             continue
         if row.state in ARRIVED or row.attempts:  # a try that failed, or was killed, may have left some of it there
-            there = _write(home, case.case, *known)
+            there = _write(home, case, *known)
             state, why = (State.QUEUED, "") if there else (State.FAILED, GONE)
-            store.enqueue(case.case, row.destination, "rejection", state, clock(), why)
+            store.enqueue(case, row.destination, "rejection", state, clock(), why)
         if row.state not in (*ARRIVED, State.WITHDRAWN):
             store.move(row, State.WITHDRAWN, clock(), f"recalled ({known[0]})")
 

@@ -46,7 +46,7 @@ def _judge_again(store: Store, row: DeliveryRow, destination: Destination | None
 
 
 def _allowed(store: Store, case: str, destination: Destination) -> State:
-    if destination.release == "unreviewed" or store.accepted(case) is not None:
+    if destination.release == "unreviewed" or store.released(case) is not None:
         return State.QUEUED
     return State.REVIEW
 

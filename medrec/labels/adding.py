@@ -77,14 +77,26 @@ def add(path: Path, home: Home, store: Store, wish: Wish, progress: Progress = l
     return _Adding(path, home, store, wish).run(progress)
 
 
+def one(path: Path, home: Home, store: Store, wish: Wish, study: str) -> Label:
+    """The label that a mask makes of the one image of a study, or of the one that it names; the mask is kept.
+
+    It is not taken on record here. The caller holds the home's labelling. Raises DataError unless it fits.
+    """
+    return _Adding(path, home, store, wish, study).one(path)
+
+
 class _Adding:
-    def __init__(self, path: Path, home: Home, store: Store, wish: Wish) -> None:
+    def __init__(self, path: Path, home: Home, store: Store, wish: Wish, study: str = "") -> None:
         self._check(path, wish)
+        self._study = study
+        self._own = [
+            k for k in store.known() if study and k.study == study and {c.name for c in wish.cards} & {*k.cards}
+        ]
         self._path, self._home, self._store, self._wish = path, home, store, wish
         self._folder = path if path.is_dir() else path.parent
         self._pseudonyms = Pseudonyms.load(home.key)
         self._cards = {card.name: card for card in wish.cards}
-        self._images = Images(store.known(), self._cards, self._pseudonyms)
+        self._images = Images(self._own if study else store.known(), self._cards, self._pseudonyms)
         self._sides = store.sides()
         self._table = read_table(wish.table) if wish.table is not None else []
         self._done = Added()
@@ -114,6 +126,16 @@ class _Adding:
                     self._done.already += 1
             progress("labels", number, len(files))
         return self._done
+
+    def one(self, path: Path) -> Label:
+        """See `one`."""
+        if not self._own:
+            raise DataError("the study of this case is not known for labels: medrec ingest DIR makes it so")
+        digest = _sha256(path)
+        marked = self._marked(path) if not kind_of(path) else None
+        if kind_of(path) in TABLE or (marked is None and not kind_of(path)):
+            raise DataError(NOT_A_LABEL)
+        return self._made(path, digest, marked)[0]
 
     def _answers(self, path: Path) -> Iterator[Answer]:
         name = str(path.relative_to(self._folder))
@@ -150,6 +172,11 @@ class _Adding:
         return found
 
     def _masked(self, path: Path, name: str, digest: str, marked: Marked | None) -> Answer:
+        label, note = self._made(path, digest, marked)
+        return Answer(name, digest, self._store.add_label(label), note=note)
+
+    def _made(self, path: Path, digest: str, marked: Marked | None) -> tuple[Label, str]:
+        """A mask's label, which is not on record yet, and what is to be said of it."""
         note = ""
         if marked is not None:
             known = self._images.of_marked(marked)
@@ -157,15 +184,15 @@ class _Adding:
             if marked.contours:
                 marks, note = placing.contours_on(marked.contours, known)
         else:
-            known = self._images.of_file(path, self._folder, self._table)
+            alone = len(self._own) == 1
+            known = self._own[0] if alone else self._images.of_file(path, self._folder, self._table)
             read = reading.nifti if kind_of(path) in NIFTI else reading.png
             marks = read(path, known, self._wish.segments)
         card = self._card(known)
         self._check_marks(marks)
         self._check_side(known)
         kept = masks.keep(self._home, marks)
-        label = self._store.add_label(self._label(known, card, digest, "mask", kept, {}))
-        return Answer(name, digest, label, note=note)
+        return self._label(known, card, digest, "mask", kept, {}), note
 
     def _rows(self, path: Path, name: str, digest: str) -> Iterator[Answer]:
         """The classes that a table gives to images; all of its mistakes, and the rows that have none are taken."""

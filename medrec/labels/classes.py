@@ -1,4 +1,4 @@
-"""The classes that a table gives to images: by the column that a card names, in the words that it knows.
+"""The classes that a table gives to images and studies: by the column that a card names, in the words that it knows.
 
 A word that nobody declared is a mistake until somebody says otherwise: read as "not the positive class" it would teach
 the opposite. Where a card lists no `classes`, two words are all that there may be, one of them its positive class.
@@ -11,7 +11,7 @@ from medrec.labels.matching import Images, Row
 from medrec.pictures import Card, PictureCard
 from medrec.store import Known, Store
 
-Found = tuple[PictureCard, dict[str, str]] | str
+Found = tuple[Card, dict[str, str]] | str
 
 
 def classes_of(
@@ -47,15 +47,16 @@ def classes_of(
         yield line, own, why or (card, told)
 
 
-def _told(card: PictureCard, row: Row, value: str) -> dict[str, str]:
+def _told(card: Card, row: Row, value: str) -> dict[str, str]:
     """By column: the class, and the grade by which the card softens it, where the row has one."""
-    grade = "" if card.softened is None else (row.get(card.softened.column) or "").strip()
-    return {str(card.class_column): value} | ({card.softened.column: grade} if card.softened and grade else {})
+    softened = card.softened if isinstance(card, PictureCard) else None
+    grade = "" if softened is None else (row.get(softened.column) or "").strip()
+    return {str(card.class_column): value} | ({softened.column: grade} if softened and grade else {})
 
 
-def _card_of(rows: Sequence[Row], cards: Mapping[str, Card]) -> PictureCard:
+def _card_of(rows: Sequence[Row], cards: Mapping[str, Card]) -> Card:
     """The one card whose column of classes the table has."""
-    able = [c for c in cards.values() if isinstance(c, PictureCard) and c.class_column is not None]
+    able = [c for c in cards.values() if c.class_column is not None]
     fitting = [c for c in able if rows and c.class_column in rows[0]]
     if not fitting:
         wanted = ", ".join(f"{c.class_column} ({c.name})" for c in able) or "none of the cards takes classes"
@@ -65,7 +66,7 @@ def _card_of(rows: Sequence[Row], cards: Mapping[str, Card]) -> PictureCard:
     return fitting[0]
 
 
-def _allowed(card: PictureCard, values: set[str], store: Store) -> set[str]:
+def _allowed(card: Card, values: set[str], store: Store) -> set[str]:
     if card.classes:
         return set(card.classes)
     known = {x.classes.get(str(card.class_column), "") for x in store.labels(card.name) if x.what == "class"}

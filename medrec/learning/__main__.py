@@ -5,7 +5,8 @@ python -m medrec.learning CARD --dicom DIR --table CSV --masks DIR --out DIR
 Writes the weights beside a new card that pins them, lists what was trained on and what was measured. Goes on where a
 killed run stopped; weights that are there already are only measured. The patients held back are looked at once, at the
 end; to compare recipes, `--rehearse` leaves them out and holds back others of those that are trained on. `--fold N`
-holds back one of five folds instead; `--everyone` holds back nobody, and leaves what the card says was measured.
+holds back one of five folds instead; `--held PATTERN` those whose patient in the table it fits (a site);
+`--everyone` holds back nobody, and leaves what the card says was measured.
 """
 
 import argparse
@@ -35,6 +36,7 @@ def main() -> None:
     held = parser.add_mutually_exclusive_group()
     held.add_argument("--rehearse", action="store_true", help="measure on patients of the training side instead")
     held.add_argument("--fold", type=int, choices=range(FOLDS), help="measure on this fold of five")
+    held.add_argument("--held", metavar="PATTERN", help="measure on the patients that this regular expression fits")
     held.add_argument("--everyone", action="store_true", help="learn from everyone, measure on nobody")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -45,6 +47,11 @@ def main() -> None:
     learn, held_back = split(labelled, card, rehearsal=options.rehearse)
     if options.fold is not None or options.everyone:
         learn, held_back = of_fold(labelled, card, options.fold)
+    if options.held is not None:
+        apart = cases.named(options.table, options.held)
+        learn, held_back = ([c for c in labelled if (c.study in apart) is side] for side in (False, True))
+        if not learn or not held_back:
+            parser.error(f"--held: {options.held} fits {len(held_back)} of {len(labelled)} patients")
     log.info("%d patients to learn from, %d to validate on", len(learn), len(held_back))
     trained = train(card, learn, options.out, inference.device_name(options.device))
     parts = {"segmentation", "ensemble", "classification"}

@@ -6,6 +6,7 @@ resized.
 
 import csv
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,12 +32,17 @@ VALIDATION_SHARE = 0.2
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelledCase:
-    """One study: `inputs` by name on one grid, `mask` (i, j, k) bool on it."""
+    """One study: `inputs` by name on one grid, `mask` (i, j, k) bool on it, empty where nobody outlined (`outlined`).
+
+    `positive` says whether it is of its card's positive class, None where nobody said.
+    """
 
     study: str
     patient: str
     inputs: Mapping[str, Volume]
     mask: npt.NDArray[np.bool_]
+    outlined: bool = True
+    positive: bool | None = None
 
     def pixels_sha256(self, card: ModelCard) -> str:
         """Digest of the pixels of the card's grid input: what cards list as trained on."""
@@ -45,10 +51,15 @@ class LabelledCase:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """One case as networks see it: images (k, inputs, y, x) float16, target (k, y, x) float16 in 0..1."""
+    """One case as networks see it: images (k, inputs, y, x) float16, target (k, y, x) float16 in 0..1.
+
+    `outlined` and `positive` are those of the case.
+    """
 
     images: torch.Tensor
     target: torch.Tensor
+    outlined: bool = True
+    positive: bool | None = None
 
 
 def load(card: ModelCard, dicom: Path, table: Path, masks: Path) -> Iterator[LabelledCase]:
@@ -58,11 +69,7 @@ def load(card: ModelCard, dicom: Path, table: Path, masks: Path) -> Iterator[Lab
     that lies on another grid than its series.
     """
     pseudonyms = Pseudonyms(KEY)
-    with table.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or not {"study_instance_uid", "patient"} <= set(rows[0]):
-        raise ConfigError([f"{table.name}: the columns study_instance_uid and patient are needed"])
-    mask_of = {pseudonyms.of("study", row["study_instance_uid"]): masks / f"{row['patient']}.nii.gz" for row in rows}
+    mask_of = {study: masks / f"{patient}.nii.gz" for study, patient in _patients(table, pseudonyms).items()}
     archive = Archive(dicom, pseudonyms, rules_of([card]))
     for study in group(archive.index().files):
         if study.study not in mask_of:
@@ -75,6 +82,24 @@ def load(card: ModelCard, dicom: Path, table: Path, masks: Path) -> Iterator[Lab
             continue
         grid = inputs[card.grid]
         yield LabelledCase(study.study, study.patients[0], inputs, read_mask(mask_of[study.study], grid))
+
+
+def named(table: Path, pattern: str) -> frozenset[str]:
+    """The studies of `load` whose patient in the table fits a regular expression. Raises ConfigError for none."""
+    try:
+        wanted = re.compile(pattern)
+    except re.error as error:
+        raise ConfigError([f"{pattern}: no regular expression ({error})"]) from None
+    return frozenset(s for s, patient in _patients(table, Pseudonyms(KEY)).items() if wanted.search(patient))
+
+
+def _patients(table: Path, pseudonyms: Pseudonyms) -> dict[str, str]:
+    """The table's patients by the pseudonym of their study."""
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or not {"study_instance_uid", "patient"} <= set(rows[0]):
+        raise ConfigError([f"{table.name}: the columns study_instance_uid and patient are needed"])
+    return {pseudonyms.of("study", row["study_instance_uid"]): row["patient"] for row in rows}
 
 
 def inputs_of(routed: Routed, card: ModelCard, archive: Archive) -> dict[str, Volume]:
@@ -118,4 +143,4 @@ def is_validation(pixels_sha256: str, purpose: str = "validation") -> bool:
 def sample(case: LabelledCase, card: ModelCard) -> Sample:
     """What the networks see of a case, in half precision to save memory."""
     stack, frame = preprocessing.images(case.inputs, card)
-    return Sample(stack.half(), frame.cut(case.mask.astype(np.float32)).half())
+    return Sample(stack.half(), frame.cut(case.mask.astype(np.float32)).half(), case.outlined, case.positive)

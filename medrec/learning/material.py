@@ -24,7 +24,7 @@ from medrec.prediction import ModelCard
 from medrec.routing import Routed, rules_of, select
 from medrec.series import group
 from medrec.store import Store
-from medrec.volume import voxel_volume_mm3
+from medrec.volume import Volume, voxel_volume_mm3
 
 Payload = LabelledCase | LabelledPicture
 
@@ -101,10 +101,10 @@ def _volumes(
     problems: list[str],
 ) -> Iterator[tuple[Item, Payload]]:
     wanted = sources.wanted
-    by_study: dict[str, dict[str, Label]] = {}
-    for masked in wanted.masks.values():
-        if only is None or masked.image in only:
-            by_study.setdefault(masked.study, {})[masked.pixels_sha256] = masked
+    by_study: dict[str, dict[str, list[Label]]] = {}
+    for one in (*wanted.masks.values(), *wanted.classes.values()):
+        if only is None or one.image in only:
+            by_study.setdefault(one.study, {}).setdefault(one.pixels_sha256, []).append(one)
     for folder in sources.folders:
         archive = Archive(folder, pseudonyms, rules_of([card]), memory=sources.home.index)
         for study in group(archive.index().files):
@@ -113,22 +113,34 @@ def _volumes(
             if not here or not isinstance(routed, Routed):
                 continue
             volumes = inputs_of(routed, card, archive)
-            label = here.get(volumes[card.grid].pixels_sha256) if card.grid in volumes else None
-            if label is None:
+            own = here.get(volumes[card.grid].pixels_sha256) if card.grid in volumes else None
+            if not own:
                 continue
             try:
-                mask = labels.mask(sources.home, label)
+                case = _case(card, own, volumes, sources.home)
             except DataError as error:
                 problems.append(str(error))
                 continue
             grid = volumes[card.grid]
-            if mask.shape != grid.voxels.shape:
-                problems.append(f"the mask of label {label.label} does not lie on its image; add the label again")
-                continue
             digests = tuple(sorted(v.pixels_sha256 for v in volumes.values()))
-            stratum = _band(mask.sum() * voxel_volume_mm3(grid.affine_ijk_to_lps))
-            item = _item(label.image, wanted, digests, likeness.of_slices(grid.voxels), stratum)
-            yield item, LabelledCase(study.study, label.patient, volumes, mask)
+            stratum = _band(case.mask.sum() * voxel_volume_mm3(grid.affine_ijk_to_lps))
+            if case.positive is not None:
+                stratum = f"{'positive' if case.positive else 'negative'}, {stratum}"
+            item = _item(own[0].image, wanted, digests, likeness.of_slices(grid.voxels), stratum)
+            yield item, case
+
+
+def _case(card: ModelCard, own: Sequence[Label], volumes: Mapping[str, Volume], home: Home) -> LabelledCase:
+    """A study with what its labels say. Raises DataError for a mask that is gone or lies elsewhere."""
+    masked, classed = (next((x for x in own if x.what == what), None) for what in ("mask", "class"))
+    shape = volumes[card.grid].voxels.shape
+    mask = np.zeros(shape, bool) if masked is None else labels.mask(home, masked)
+    if masked is not None and mask.shape != shape:
+        raise DataError(f"the mask of label {masked.label} does not lie on its image; add the label again")
+    positive = None
+    if classed is not None and card.class_column is not None and card.class_column in classed.classes:
+        positive = classed.classes[card.class_column] == card.positive
+    return LabelledCase(own[0].study, own[0].patient, volumes, mask, masked is not None, positive)
 
 
 def _pictures(

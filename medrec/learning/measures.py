@@ -58,11 +58,15 @@ def answer(predictor: Predictor | StillPredictor, payload: LabelledCase | Labell
     assert not isinstance(predictor, StillPredictor)
     found = predictor.predict({n: v for n, v in payload.inputs.items() if n in predictor.card.inputs})
     spacing = payload.inputs[predictor.card.grid].spacing_mm
-    chance = None if found.slice_probability is None else float(found.slice_probability.max())
-    positive = bool(payload.mask.any())
+    outlined = payload.outlined and predictor.card.segmentation is not None
+    chance, positive = found.positive, bool(payload.positive)
+    if predictor.card.tells_class:
+        chance = None if payload.positive is None else chance
+    elif found.slice_probability is not None and payload.outlined:
+        chance, positive = float(found.slice_probability.max()), bool(payload.mask.any())
     return Answer(
         payload.patient, found.probability, found.mask, payload.mask, tuple(float(s) for s in spacing), chance,
-        positive, True,
+        positive, outlined,
     )  # fmt: skip
 
 
@@ -128,7 +132,7 @@ def lesions_found(mask: Mask, truth: Mask) -> tuple[int, int, int]:
 def froc(answers: Sequence[Answer]) -> tuple[tuple[float, float, float], ...]:
     """(threshold, false positives per image, lesion sensitivity) where images without lesion exist; else nothing."""
     outlined = [a for a in answers if a.outlined]
-    if all(a.truth.any() for a in outlined):
+    if not any(a.truth.any() for a in outlined) or all(a.truth.any() for a in outlined):
         return ()
     points = []
     for threshold in THRESHOLDS:

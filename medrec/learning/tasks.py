@@ -5,7 +5,7 @@ learn from. Owns `Task`, and `Evaluation`, everything that was measured of one m
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +61,26 @@ class Task:
                 assert isinstance(payload, LabelledCase)
                 side = watch if payload.patient in watching else learn
                 side.append(cases.sample(payload, self.card))
-            if not any(bool((s.target > 0.5).any()) for s in learn):
-                raise DataError("no mask of the patients to learn from marks anything: there is nothing to outline")
-            return volumes.train(self.card, learn, out, device, watch, following)
+            _check_volumes(self.card, learn)
+            trained_volumes = volumes.train(self.card, learn, out, device, watch, following)
+            return self._tempered(trained_volumes, images, watching, out)
         both = [p for p in self._read(images) if isinstance(p, LabelledPicture)]
         seen, looks = ([p for p in both if (p.patient in watching) is side] for side in (False, True))
         _check(self.card, seen)
         trained = pictures.train(self.card, seen, out, device, looks, following)
         return _tempered(trained, [p for p in looks if p.classed], out, device)
+
+    def _tempered(self, card: ModelCard, images: frozenset[str], watching: frozenset[str], out: Path) -> ModelCard:
+        """With the temperature that fits the patients who watched, where the card tells a class of studies."""
+        plain = card.model_copy(update={"decision": card.decision.model_copy(update={"temperature": 1.0})})
+        if not card.tells_class:
+            return card
+        predictor = replace(self, card=plain).predictor({n.weights: out / n.weights for n in card.networks.values()})
+        looks = (p for p in self._read(images) if p.patient in watching)
+        answers = [a for a in (measures.answer(predictor, p) for p in looks) if a.chance is not None]
+        said, truth = np.array([a.chance for a in answers], float), np.array([a.positive for a in answers], bool)
+        fitted = round(calibration.temperature(said, truth), 4) if len(answers) else 1.0
+        return plain.model_copy(update={"decision": plain.decision.model_copy(update={"temperature": fitted})})
 
     def answers(
         self, weights: Mapping[str, Path], images: frozenset[str], progress: Progress = lambda what, done, total: None
@@ -189,6 +201,16 @@ def _subgroups(new: Scores, answers: Sequence[Answer]) -> dict[str, dict[str, fl
             found.setdefault(name, {})[measure] = float(np.mean(values))
             found[name]["patients"] = float(len(values))
     return found
+
+
+def _check_volumes(card: ModelCard, learn: Sequence[cases.Sample]) -> None:
+    problems = []
+    if card.segmentation is not None and not any(bool((s.target > 0.5).any()) for s in learn):
+        problems.append("no mask of the patients to learn from marks anything: there is nothing to outline")
+    if card.tells_class and {s.positive for s in learn if s.positive is not None} != {True, False}:
+        problems.append(f"the labels of the patients to learn from hold one side only of {card.positive}")
+    if problems:
+        raise DataError("; ".join(problems))
 
 
 def _check(card: PictureCard, seen: Sequence[LabelledPicture]) -> None:

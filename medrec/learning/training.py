@@ -21,6 +21,7 @@ from monai.losses import DiceCELoss, DiceLoss
 from torch import nn
 from torch.nn import functional as F
 
+from medrec.errors import DataError
 from medrec.learning.augmentation import Augmentation
 from medrec.learning.cases import Sample
 from medrec.models.preprocessing import with_neighbours
@@ -159,12 +160,16 @@ def fit(
         for group in optimiser.param_groups:
             group["lr"] = _rate(step, steps) * settings.learning_rate
         x, y = batches(generator)
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=half):
+        # On a CPU oneDNN's bfloat16 gradient of small 3D convolutions is, now and then, no number (torch 2.13).
+        enabled = half and not (torch.device(device).type == "cpu" and x.ndim == 5)
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=enabled):
             logits = network(x)
         value = loss(logits.float(), y)
         optimiser.zero_grad()
         value.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_NORM)
+        norm = nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_NORM)
+        if not torch.isfinite(norm):
+            raise DataError(f"training broke off at step {step + 1}: its numbers ran away; try a lower learning_rate")
         optimiser.step()
         _average(average, network, min(settings.average, (step + 1) / (step + 10)))
         if (step + 1) % watch_every == 0:

@@ -32,9 +32,12 @@ TARGETS = {
     "unet": ("monai.networks.nets.UNet", 2),
     "unet3d": ("monai.networks.nets.UNet", 3),
     "densenet": ("monai.networks.nets.DenseNet", 2),
+    "densenet3d": ("monai.networks.nets.DenseNet", 3),
     "lite_unet": ("medrec.models.lite.LiteUNet", 0),
     "lite_classifier": ("medrec.models.lite.LiteClassifier", 0),
 }
+# What `medrec.models.networks` builds where a card does not say: blocks, growth, first.
+DENSE = {"densenet": ([3, 6, 12, 8], 16, 32), "densenet3d": ([2, 4, 6], 12, 16)}
 RENAMED = {"res_units": "num_res_units", "blocks": "block_config", "growth": "growth_rate", "first": "init_features",
            "dropout": "dropout_prob"}  # fmt: skip
 
@@ -93,8 +96,8 @@ def _metadata(card: Card) -> dict[str, Any]:
     """What MONAI's bundle specification asks for."""
     places = {
         place: {
-            "inputs": {"image": _format(f"{_channels(card, part)} channels", _channels(card, part))},
-            "outputs": {"pred": _format("logits", 1)},
+            "inputs": {"image": _format(f"{_channels(card, part)} channels", _channels(card, part), _axes(part))},
+            "outputs": {"pred": _format("logits", 1, _axes(part))},
         }
         for place, part in card.networks.items()
     }
@@ -116,17 +119,21 @@ def _metadata(card: Card) -> dict[str, Any]:
     }
 
 
-def _format(what: str, channels: int) -> dict[str, Any]:
+def _format(what: str, channels: int, dimensions: int) -> dict[str, Any]:
     return {
         "type": what,
         "format": "magnitude",
         "num_channels": channels,
-        "spatial_shape": ["*", "*"],
+        "spatial_shape": ["*"] * dimensions,
         "dtype": "float32",
         "value_range": [],
         "is_patch_data": False,
         "channel_def": {},
     }
+
+
+def _axes(part: Network) -> int:
+    return TARGETS[part.kind][1] or 2
 
 
 def _inference(card: Card) -> dict[str, Any]:
@@ -147,9 +154,9 @@ def _definition(card: Card, part: Network) -> dict[str, Any]:
         return {"_target_": target, "channels_in": channels, **settings}
     own: dict[str, Any] = {RENAMED.get(k, k): v for k, v in settings.items()}
     base = {"_target_": target, "spatial_dims": dimensions, "in_channels": channels, "out_channels": 1}
-    if part.kind == "densenet":
-        defaults = {"block_config": [3, 6, 12, 8], "growth_rate": 16, "init_features": 32, "dropout_prob": 0.1}
-        return base | defaults | own
+    if part.kind in DENSE:
+        blocks, growth, first = DENSE[part.kind]
+        return base | {"block_config": blocks, "growth_rate": growth, "init_features": first, "dropout_prob": 0.1} | own
     deep: tuple[list[int], int] = {"unet": ([16, 32, 64, 128, 256], 2), "unet3d": ([16, 32, 64, 128], 1)}[part.kind]
     usual: dict[str, Any] = {"channels": list(deep[0]), "num_res_units": deep[1]}
     own = usual | own

@@ -12,12 +12,15 @@ import copy
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import combinations
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 
+from medrec.calibration import tempered
 from medrec.errors import ConfigError, WeightsError, WorldError
 from medrec.models import networks, preprocessing, weights
 from medrec.prediction import ModelCard, Network, Prediction, Running
@@ -48,12 +51,20 @@ class TorchPredictor:
         stack, frame = preprocessing.images(inputs, self.card)
         stack = preprocessing.with_neighbours(stack, self.card.preprocessing.neighbours)
         (maps, scores), how = self._on_the_ladder(stack)
-        probability = frame.back(torch.stack(maps).mean(0))
-        slices = None
-        if scores is not None:
-            # The networks see slices from the feet up; the volume may count them the other way.
-            slices = (scores.flip(0) if _reversed(frame) else scores).numpy()
-        return Prediction(probability, probability > self.card.decision.voxel_threshold, slices, how)
+        if maps:
+            probability = frame.back(torch.stack(maps).mean(0))
+        else:
+            probability = np.zeros(inputs[self.card.grid].voxels.shape, np.float32)
+        threshold = self.card.decision.voxel_threshold
+        mask, agreement = probability > threshold, _agreement(maps, threshold)
+        if scores is None:
+            return Prediction(probability, mask, None, how, agreement=agreement)
+        if self.card.tells_class:
+            positive = tempered(float(scores[0]), self.card.decision.temperature)
+            return Prediction(probability, mask, None, how, positive, agreement)
+        # The networks see slices from the feet up; the volume may count them the other way.
+        slices = (scores.flip(0) if _reversed(frame) else scores).numpy()
+        return Prediction(probability, mask, slices, how, agreement=agreement)
 
     def _on_the_ladder(self, stack: torch.Tensor) -> tuple[tuple[list[torch.Tensor], torch.Tensor | None], str]:
         """What the networks say, and how it was got where memory ran out ("" where it did not)."""
@@ -78,7 +89,9 @@ class TorchPredictor:
         maps = [self._outlined(network, stack, at_once, device)[:, 0] for network in self._segmentation]
         if self._classification is None:
             return maps, None
-        return maps, torch.cat(list(self._said(self._classification, stack, at_once, device)))[:, 0]
+        depth = self.card.preprocessing.depth
+        seen = stack if depth is None else preprocessing.whole(stack, depth)
+        return maps, torch.cat(list(self._said(self._classification, seen, at_once, device)))[:, 0]
 
     def _outlined(self, network: nn.Module, stack: torch.Tensor, at_once: int, device: str) -> torch.Tensor:
         """(k, channels, y, x) to probabilities (k, 1, y, x), slice by slice or all together as the card says."""
@@ -102,6 +115,13 @@ class TorchPredictor:
                     mirrored = network(x.flip(-1)).sigmoid().float()
                     said = (said + (mirrored.flip(-1) if mirrored.ndim > 2 else mirrored)) / 2
             yield said.cpu()
+
+
+def _agreement(maps: Sequence[torch.Tensor], threshold: float) -> float | None:
+    """The least Dice between the outlines of two networks, on their own grid; two empty ones agree."""
+    masks = [m > threshold for m in maps]
+    pairs = [(int((a & b).sum()), int(a.sum()) + int(b.sum())) for a, b in combinations(masks, 2)]
+    return min((2 * both / total if total else 1.0 for both, total in pairs), default=None)
 
 
 def _placed(network: nn.Module, device: str, running: Running) -> nn.Module:
@@ -154,7 +174,7 @@ def load(card: ModelCard, files: Mapping[str, Path], device: str) -> TorchPredic
         return built
 
     classification = None if card.classification is None else network(card.classification)
-    outlining = [network(part) for part in (card.segmentation, *card.ensemble)]
+    outlining = [network(part) for place, part in card.networks.items() if place != "classification"]
     if device == "cpu":
         return TorchPredictor(card, outlining, classification, device)
     plain = TorchPredictor(card, copy.deepcopy(outlining), copy.deepcopy(classification), "cpu")

@@ -34,10 +34,20 @@ def _densenet(
     )
 
 
+def _densenet3d(
+    channels_in: int, blocks: tuple[int, ...] = (2, 4, 6), growth: int = 12, first: int = 16, dropout: float = 0.1
+) -> nn.Module:
+    """The same for whole volumes: one logit per study."""
+    return DenseNet(
+        3, channels_in, 1, init_features=first, growth_rate=growth, block_config=blocks, dropout_prob=dropout
+    )
+
+
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "unet": _unet,
     "unet3d": _unet3d,
     "densenet": _densenet,
+    "densenet3d": _densenet3d,
     "lite_unet": LiteUNet,
     "lite_classifier": LiteClassifier,
 }
@@ -46,7 +56,8 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 def build(kind: str, settings: Settings, channels_in: int) -> nn.Module:
     """A network with fresh weights: (n, channels_in, y, x) to logits (n, 1, y, x) or (n, 1).
 
-    `unet3d` is for cards with `preprocessing.depth`: (n, channels_in, z, y, x) to logits (n, 1, z, y, x).
+    `unet3d` and `densenet3d` are for cards with `preprocessing.depth`: (n, channels_in, z, y, x) to logits
+    (n, 1, z, y, x) or (n, 1).
 
     Raises ConfigError when the card names an unknown network or a setting that it does not have.
     """

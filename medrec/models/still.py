@@ -15,6 +15,7 @@ from scipy import ndimage
 from torch import nn
 from torch.nn import functional as F
 
+from medrec.calibration import tempered
 from medrec.models import marks, networks, weights
 from medrec.pictures import PictureCard, PicturePrediction, PicturePreprocessing
 from medrec.prediction import Network
@@ -102,14 +103,6 @@ def looked_at(
 ) -> torch.Tensor:
     """What the classifier of a card sees from `look` times its distance; see `to_classify`."""
     return to_classify(image, mask, rules.crop * look, rules.classify_px or rules.size_px)
-
-
-def tempered(probability: float, temperature: float) -> float:
-    """A probability whose logit is divided by `temperature`."""
-    if temperature == 1 or not 0 < probability < 1:
-        return probability
-    odds: float = (probability / (1 - probability)) ** (1 / temperature)
-    return odds / (1 + odds)
 
 
 class StillPredictor:

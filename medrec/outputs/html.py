@@ -111,7 +111,7 @@ def headline(report: Report) -> Headline:
 
 
 @cache
-def _environment(nominal: bool) -> Environment:
+def environment(nominal: bool = False) -> Environment:
     """The templates, compiled once, with numbers of nominal sizes or of real ones."""
     # Trusted files only: a template is code, and these travel with the package.
     environment = Environment(
@@ -149,7 +149,7 @@ def _environment(nominal: bool) -> Environment:
 def _fill(case: AnyCase, detail: Detail) -> str:
     nominal, pictures = case.report.geometry_nominal, isinstance(case, PictureCase)
     page = (
-        _environment(nominal)
+        environment(nominal)
         .get_template("pictures.html.j2" if pictures else "report.html.j2")
         .render(
             report=case.report,

@@ -19,8 +19,8 @@ SCANNER = 1  # NIFTI_XFORM_SCANNER_ANAT: coordinates are those of the scanner (n
 
 
 def write(case: Case, folder: Path) -> None:
-    """Write the mask (i, j, k) uint8 into `folder`; nothing when the case has no labels."""
-    if case.labels is None or case.card is None:
+    """Write the mask (i, j, k) uint8 into `folder`; nothing when the case has no labels, or the card outlines none."""
+    if case.labels is None or case.card is None or case.card.segmentation is None:
         return
     affine = LPS_TO_RAS @ case.volumes[case.card.grid].affine_ijk_to_lps
     image = nibabel.Nifti1Image((case.labels > 0).astype(np.uint8), affine)

@@ -124,7 +124,7 @@ def scene(case: Case, detail: Detail) -> Scene | None:
     name = case.card.grid if case.card is not None else min(case.volumes)
     grid = case.volumes[name]
     shown = window(grid.voxels)
-    key, chosen = _key_slice(case, grid)
+    key, chosen = key_slice(case, grid)
     focus = _focus(case, grid, key)
     plain = _picture(grid, shown, SLICE_AXIS, key, detail.picture_px)
     along = grid.affine_ijk_to_lps[:, SLICE_AXIS][:3] / grid.spacing_mm[SLICE_AXIS]
@@ -146,7 +146,8 @@ def scene(case: Case, detail: Detail) -> Scene | None:
     )
 
 
-def _key_slice(case: Case, grid: Volume) -> tuple[int, str]:
+def key_slice(case: Case, grid: Volume) -> tuple[int, str]:
+    """The slice that stands for a case, counted from 0, and why it was chosen."""
     probability = case.report.slice_probability
     if case.report.findings:
         return case.report.findings[0].axial_slice, "where the largest lesion is longest"

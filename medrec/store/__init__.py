@@ -15,6 +15,7 @@ One `Store` serves many threads. It does not survive a fork: open it in the proc
 import threading
 
 from medrec import database
+from medrec.store.answers import Decision, LabelRequest, ReviewRow, ReviewState
 from medrec.store.batches import Batches
 from medrec.store.claims import Claims
 from medrec.store.consistency import Consistency
@@ -25,16 +26,23 @@ from medrec.store.matches import Lesion, Matches
 from medrec.store.outbox import Outbox
 from medrec.store.privacy import Privacy
 from medrec.store.rows import BatchRow, CaseRow, OutboxRow
+from medrec.store.watched import SeenCase, ShadowRow
 
 __all__ = [
     "BatchRow",
     "CaseRow",
+    "Decision",
     "DeliveryRow",
     "Known",
     "Label",
+    "LabelRequest",
     "Lesion",
     "Origin",
     "OutboxRow",
+    "ReviewRow",
+    "ReviewState",
+    "SeenCase",
+    "ShadowRow",
     "State",
     "Store",
 ]

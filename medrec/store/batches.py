@@ -51,6 +51,10 @@ class Batches(Session):
         """Note the MLflow run that shows a batch."""
         self._update(sa.update(BATCHES).where(BATCHES.c.batch == batch).values(mlflow_run_id=run_id))
 
+    def show_again(self, batch: str) -> None:
+        """Note that what MLflow shows of a batch is not what it should show any more."""
+        self._update(sa.update(BATCHES).where(BATCHES.c.batch == batch).values(mlflow_run_id=None))
+
     def batches(self) -> tuple[BatchRow, ...]:
         """All batches, oldest first."""
         rows = self._rows(

@@ -1,5 +1,6 @@
 """Cases: what became of each study, and what replaced it."""
 
+import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -10,11 +11,12 @@ from sqlalchemy.engine import Connection
 from medrec import audit, events
 from medrec.audit import AuditRecord, salted
 from medrec.errors import DataError
+from medrec.observed import Observed
 from medrec.report import Status
 from medrec.store.ledger import Ledger
 from medrec.store.rows import CaseRow, case_row
 from medrec.store.session import Tail
-from medrec.store.tables import CASES, OUTBOX, SALTED, SALTED_FACTS, SALTS
+from medrec.store.tables import CASES, OBSERVED, OUTBOX, SALTED, SALTED_FACTS, SALTS
 
 SALT_BYTES = 16
 COMPARED = "medrec, by comparison"  # who says that two lesions are one, where no person does
@@ -69,6 +71,7 @@ class Cases(Ledger):
         now: str,
         original: Callable[[str], str] = str,
         same: Sequence[tuple[int, str, int]] = (),
+        observed: Observed | None = None,
     ) -> AuditRecord:
         """Write a finished case, its ledger record and its outbox row in one transaction.
 
@@ -79,6 +82,7 @@ class Cases(Ledger):
         is superseded by it, with a record each. `row.supersedes` and `row.superseded_by` are filled in here.
         `same` are (lesion, earlier case, lesion there) that were found to be one: each gets its record too.
         `original` gives the pseudonym that a study had before the key was rotated: records know it by that, always.
+        `observed` is what is kept of it in numbers.
 
         Raises:
             DataError: the key is taken by a case that did not fail, or study or batch are unknown here.
@@ -90,6 +94,8 @@ class Cases(Ledger):
             raise ValueError(f"'{row.status}' is not what becomes of a case")
         audit.written_files(facts)
         salt = self.salt(row.patient)
+        if observed is not None:
+            facts = {**facts, "observed": digest_of_observed(observed, salt, original)}
 
         def write(tail: Tail) -> AuditRecord:
             before = tail.connection.execute(sa.select(CASES).where(CASES.c.case == row.case)).first()
@@ -105,6 +111,8 @@ class Cases(Ledger):
             study = original(row.study)
             record = tail.add(f"case {row.status}", now, _sealed(_merged(facts, new) | {"study": study}, salt))
             _put(tail.connection, new, tail.number, is_new=before is None)
+            if observed is not None:
+                tail.connection.execute(sa.insert(OBSERVED).values(case=row.case, **_kept(observed)))
             tail.connection.execute(sa.update(CASES).where(CASES.c.case.in_(replaced)).values(superseded_by=row.case))
             for old in replaced:
                 told = {"case": old, "by": row.case, "study": salted(salt, study)}
@@ -133,6 +141,17 @@ class Cases(Ledger):
         failed_last = sa.case((CASES.c.status == Status.FAILED.value, 1), else_=0)
         rows = self._rows(sa.select(CASES).where(*where).order_by(failed_last, CASES.c.seq.desc()).limit(1))
         return case_row(rows[0]) if rows else None
+
+
+def digest_of_observed(observed: Observed, salt: str, original: Callable[[str], str]) -> str:
+    """What a case's record keeps of its numbers: with first names of site and device, keyed with the patient's salt."""
+    first = replace(observed, site=original(observed.site), device=original(observed.device))
+    return salted(salt, first.digest)
+
+
+def _kept(observed: Observed) -> dict[str, str]:
+    names = {name: getattr(observed, name) for name in ("site", "device", "scanner")}
+    return names | {"numbers": json.dumps(dict(observed.values), sort_keys=True, allow_nan=False)}
 
 
 def _of(study: str, model: str | None) -> "sa.ColumnElement[bool]":

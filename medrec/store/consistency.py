@@ -1,6 +1,6 @@
-"""Rows that repeat what the ledger says, held against it: nights, acceptances, deliveries, sides, labels, subjects."""
+"""Rows that repeat what the ledger says, held against it: nights, reviews, deliveries, sides, labels, subjects."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
@@ -9,29 +9,34 @@ from medrec import events
 from medrec.audit import AuditRecord, Problem, salted
 from medrec.events import PATIENT
 from medrec.store.batches import digest_of_summary
-from medrec.store.labelled import Labelled
+from medrec.store.reviews import Reviews
 from medrec.store.tables import (
     ACCEPTED,
     BATCHES,
     CASES,
     DELIVERIES,
     ERASED_PATIENTS,
+    LABEL_REQUESTS,
     LEDGER_SUBJECTS,
     RECALLED,
     SALTS,
     SIDES,
     STUDIES,
 )
+from medrec.store.watched import Watched
 
 Row = tuple[str, ...]
 SEALED_OF_LABEL = ("card", "what", "origin", "by", "content", "source", "pixels")
 
 
-class Consistency(Labelled):
+class Consistency(Reviews, Watched):
     """What the store's rows say otherwise than its ledger; cases are for `Ledger.verify`."""
 
-    def contradictions(self) -> Iterator[Problem]:
-        """Every row that no record tells of, and every record whose row is gone or changed."""
+    def contradictions(self, original: Callable[[str], str] = str) -> Iterator[Problem]:
+        """Every row that no record tells of, and every record whose row is gone or changed.
+
+        `original` gives the pseudonym that something had before the key was rotated.
+        """
         told = _Told.of(self.ledger())
         yield from self._nights(told)
         c = ACCEPTED.c
@@ -45,6 +50,8 @@ class Consistency(Labelled):
             yield Problem("erased patients", f"the store names {erased}, the ledger {told.erasures}")
         yield from self._sides(told)
         yield from self._labels(told)
+        yield from self.unlike(told.observed, told.shadowed, original)
+        yield from self._answers(told)
         joined = sa.select(CASES.c.case).join(STUDIES, CASES.c.study == STUDIES.c.study)
         for row in self._rows(joined.where(CASES.c.patient != STUDIES.c.patient)):
             yield Problem(f"case {str(row[0])[:12]}…", "its study is another patient's in the store")
@@ -80,6 +87,19 @@ class Consistency(Labelled):
         for name in sorted(told.labels.keys() - seen):
             yield Problem(f"label {name[:12]}…", "a record tells of it, but the store does not have it")
 
+    def _answers(self, told: "_Told") -> Iterator[Problem]:
+        """Reviews, and labels that are asked for."""
+        seen = set()
+        for row, facts in self.sealed_reviews():
+            seen.add(row.review)
+            if told.reviews.get(row.review) != (row.at, facts):
+                yield Problem(f"review of case {row.case[:12]}…", "no record says what the store says of it")
+        for name in sorted(told.reviews.keys() - seen):
+            yield Problem(f"review {name}", "a record tells of it, but the store does not have it")
+        c = LABEL_REQUESTS.c
+        rows = self._all(c.case, c.request, c.card, c.wants, c.why, c.by, c.at)
+        yield from _compared("request for a label", told.wanted, rows)
+
     def _nights(self, told: "_Told") -> Iterator[Problem]:
         if not told.nights:
             return  # a home of an earlier release: its nights are sealed by the next one
@@ -113,6 +133,10 @@ class _Told:
     sides: dict[str, str] = field(default_factory=dict)
     labels: dict[str, dict[str, object]] = field(default_factory=dict)
     superseding: dict[str, str] = field(default_factory=dict)
+    observed: dict[str, object] = field(default_factory=dict)
+    shadowed: dict[int, dict[str, object]] = field(default_factory=dict)
+    reviews: dict[str, tuple[str, dict[str, object]]] = field(default_factory=dict)
+    wanted: set[Row] = field(default_factory=set)
     erasures: int = 0
 
     @classmethod
@@ -126,10 +150,10 @@ class _Told:
                 continue
             told.subjects |= {(number, subject, kind) for subject in events.subjects(kind, facts)}
             if record.holds and kind in events.KINDS and not events.missing(kind, facts):
-                told.add(kind, facts, record.at)
+                told.add(kind, facts, record.at, number)
         return told
 
-    def add(self, kind: str, facts: dict[str, object], at: str) -> None:
+    def add(self, kind: str, facts: dict[str, object], at: str, number: int) -> None:
         """Take up one record."""
         case, batch = str(facts.get("case")), str(facts.get("batch"))
         if kind == events.NIGHT_FINISHED:
@@ -148,6 +172,14 @@ class _Told:
             self.labels[str(facts["label"])] = facts
             if facts.get("supersedes"):
                 self.superseding[str(facts["supersedes"])] = str(facts["label"])
+        elif kind in events.CASE_KINDS and "observed" in facts:
+            self.observed[case] = facts["observed"]
+        elif kind == events.SHADOWED:
+            self.shadowed[number] = facts
+        elif kind in ("review", events.CLAIMED):
+            self.reviews[str(facts.get("review"))] = at, facts
+        elif kind == events.WANTED:
+            self.wanted.add((*(str(facts[n]) for n in ("case", "request", "card", "wants", "why", "by")), at))
         elif kind == events.ERASED:
             self.erasures += 1
             own = facts.get("labels")
@@ -156,6 +188,12 @@ class _Told:
             gone = set(facts["cases"]) if isinstance(facts["cases"], list) else set()
             self.accepted = {row for row in self.accepted if row[0] not in gone}
             self.recalled = {row for row in self.recalled if row[0] not in gone}
+            self.observed = {case: digest for case, digest in self.observed.items() if case not in gone}
+            shadows = facts.get("shadows")
+            for record in shadows if isinstance(shadows, list) else ():
+                self.shadowed.pop(record, None)
+            self.wanted = {row for row in self.wanted if row[0] not in gone}
+            self.reviews = {name: told for name, told in self.reviews.items() if told[1]["case"] not in gone}
 
 
 def _compared(what: str, told: set[Row], rows: set[Row]) -> Iterator[Problem]:

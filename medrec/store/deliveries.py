@@ -1,4 +1,4 @@
-"""Deliveries: what goes to a PACS, where each stands, and which cases a person has accepted.
+"""Deliveries: what goes to a PACS, where each stands, and which cases were taken back.
 
 Each change of a state is a record of the ledger in the same transaction. Invariants: one delivery of a kind for a case
 and a destination; what was confirmed or given up is not tried again unless a person asks.
@@ -14,7 +14,7 @@ from medrec.report import Status
 from medrec.store.ledger import Ledger
 from medrec.store.rows import CaseRow, case_row
 from medrec.store.session import Tail
-from medrec.store.tables import ACCEPTED, CASES, DELIVERIES, RECALLED
+from medrec.store.tables import CASES, DELIVERIES, RECALLED
 
 WHY_LENGTH = 500
 STATE, SENT = "delivery state", "delivery"  # kinds of records
@@ -69,6 +69,15 @@ class Deliveries(Ledger):
             CASES.c.case.not_in(sa.select(RECALLED.c.case)),
         )
         return tuple(case_row(row) for row in self._rows(query.order_by(CASES.c.seq)))
+
+    def in_force(self) -> tuple[CaseRow, ...]:
+        """Analysed cases that were neither superseded nor taken back, in the order in which they were finished."""
+        query = sa.select(CASES).where(
+            CASES.c.status == Status.ANALYSED.value,
+            CASES.c.superseded_by.is_(None),
+            CASES.c.case.not_in(sa.select(RECALLED.c.case)),
+        )
+        return tuple(case_row(row) for row in self._rows(query.order_by(CASES.c.finished_at, CASES.c.seq)))
 
     def enqueue(self, case: str, destination: str, kind: str, state: State, at: str, why: str = "") -> None:
         """Begin a delivery, unless there is one of this kind already."""
@@ -133,36 +142,10 @@ class Deliveries(Ledger):
         last = [f["objects"] for f in told if f["to"] == destination and "objects" in f and f.get("kind", kind) == kind]
         return frozenset(last[-1]) if last and isinstance(last[-1], dict) else frozenset()
 
-    def accept(self, case: str, reviewer: str, at: str) -> None:
-        """Note that a person accepted the report of a case: what waits for that may go.
-
-        Raises DataError when there is no such case.
-        """
-
-        def write(tail: Tail) -> None:
-            if tail.connection.execute(sa.select(ACCEPTED.c.case).where(ACCEPTED.c.case == case)).first() is not None:
-                return
-            tail.add("case accepted", at, {"case": case, "by": reviewer})
-            tail.connection.execute(sa.insert(ACCEPTED).values(case=case, reviewer=reviewer, at=at))
-
-        self._extend(write)
-
-    def accepted(self, case: str) -> tuple[str, str] | None:
-        """(who, when) accepted the report of a case; None while nobody has."""
-        rows = self._rows(sa.select(ACCEPTED.c.reviewer, ACCEPTED.c.at).where(ACCEPTED.c.case == case))
-        return (str(rows[0].reviewer), str(rows[0].at)) if rows else None
-
     def recall(self, case: str, reason: str, at: str) -> bool:
         """Note that a case is taken back, which nothing undoes; says whether it was not before."""
 
-        def write(tail: Tail) -> bool:
-            if tail.connection.execute(sa.select(RECALLED.c.case).where(RECALLED.c.case == case)).first() is not None:
-                return False
-            tail.add("case recalled", at, {"case": case, "reason": reason})
-            tail.connection.execute(sa.insert(RECALLED).values(case=case, reason=reason, at=at))
-            return True
-
-        return self._extend(write)
+        return self._extend(lambda tail: put_recall(tail, case, reason, at))
 
     def recalled(self, case: str) -> tuple[str, str] | None:
         """(why, when) a case was taken back; None when it was not."""
@@ -175,6 +158,15 @@ class Deliveries(Ledger):
             CASES.c.model == model, CASES.c.status == Status.ANALYSED.value, CASES.c.finished_at >= since
         )
         return tuple(case_row(row) for row in self._rows(query.order_by(CASES.c.seq)))
+
+
+def put_recall(tail: Tail, case: str, reason: str, at: str) -> bool:
+    """Take a case back within a transaction of the store's; False when it was before."""
+    if tail.connection.execute(sa.select(RECALLED.c.case).where(RECALLED.c.case == case)).first() is not None:
+        return False
+    tail.add("case recalled", at, {"case": case, "reason": reason})
+    tail.connection.execute(sa.insert(RECALLED).values(case=case, reason=reason, at=at))
+    return True
 
 
 def _facts(case: str, destination: str, kind: str, state: State, why: str) -> dict[str, object]:

@@ -132,30 +132,31 @@ class Labelled(Cases):
         Raises DataError when its study is unknown here.
         """
         salt = self.salt(label.patient)
-
-        def write(tail: Tail) -> Label | None:
-            c = LABELS.c
-            same = sa.and_(c.card == label.card, c.image == label.image, c.what == label.what)
-            row = tail.connection.execute(sa.select(LABELS).where(same, c.superseded_by.is_(None))).first()
-            before = None if row is None else _label(row)
-            if before is not None and _said(before) == _said(label):
-                return None
-            name = _name(label, "" if before is None else before.label, salt)
-            facts = sealed(label, salt) | {"label": name, "supersedes": None if before is None else before.label}
-            tail.add(events.LABEL, label.at, facts)
-            if before is not None:
-                tail.connection.execute(sa.update(LABELS).where(c.label == before.label).values(superseded_by=name))
-            values = {**_fields(label), "label": name, "superseded_by": None, "seq": tail.number}
-            tail.connection.execute(sa.insert(LABELS).values(values))
-            return _label_of(values)
-
-        return self._extend(write)
+        return self._extend(lambda tail: put_label(tail, label, salt))
 
     def sealed_labels(self) -> Iterator[tuple[Label, dict[str, object]]]:
         """Every label with what its record must say of it; a patient's salt that is gone keys nothing."""
         query = sa.select(LABELS, SALTS.c.salt).outerjoin(SALTS, SALTS.c.patient == LABELS.c.patient)
         for row in self._rows(query.order_by(LABELS.c.seq)):
             yield _label(row), sealed(_label(row), row.salt or "")
+
+
+def put_label(tail: Tail, label: Label, salt: str) -> Label | None:
+    """Take a label within a transaction of the store's, as `Labelled.add_label` does."""
+    c = LABELS.c
+    same = sa.and_(c.card == label.card, c.image == label.image, c.what == label.what)
+    row = tail.connection.execute(sa.select(LABELS).where(same, c.superseded_by.is_(None))).first()
+    before = None if row is None else _label(row)
+    if before is not None and _said(before) == _said(label):
+        return None
+    name = _name(label, "" if before is None else before.label, salt)
+    facts = sealed(label, salt) | {"label": name, "supersedes": None if before is None else before.label}
+    tail.add(events.LABEL, label.at, facts)
+    if before is not None:
+        tail.connection.execute(sa.update(LABELS).where(c.label == before.label).values(superseded_by=name))
+    values = {**_fields(label), "label": name, "superseded_by": None, "seq": tail.number}
+    tail.connection.execute(sa.insert(LABELS).values(values))
+    return _label_of(values)
 
 
 def rename_images(connection: Connection, next_name: Callable[[str], str]) -> None:

@@ -18,7 +18,17 @@ from medrec.store.batches import digest_of_summary
 from medrec.store.cases import SALT_BYTES, Cases
 from medrec.store.labelled import rename_images
 from medrec.store.session import Tail
-from medrec.store.tables import BATCHES, CASES, ERASED_PATIENTS, LABELS, META, STUDIES, STUDY_PATIENTS
+from medrec.store.tables import (
+    BATCHES,
+    CASES,
+    ERASED_PATIENTS,
+    LABELS,
+    META,
+    OBSERVED,
+    SHADOWS,
+    STUDIES,
+    STUDY_PATIENTS,
+)
 
 
 class Privacy(Cases):
@@ -52,7 +62,9 @@ class Privacy(Cases):
             if not keys and not tail.connection.execute(_studies(patient)).first():
                 raise DataError(f"there is no case of patient {patient}, and no study is known")
             labels = tail.connection.execute(_labels(patient)).scalars()
-            facts = {"cases": list(keys), "models": sorted(models), "by": by, "labels": list(labels)}
+            facts: dict[str, object] = {"cases": list(keys), "models": sorted(models), "by": by, "labels": list(labels)}
+            if shadows := _shadows(tail.connection, patient):
+                facts["shadows"] = shadows
             tail.add(ERASED, at, facts)
             gone = {*keys, *digests}
             _without(tail, gone, at)
@@ -66,9 +78,9 @@ class Privacy(Cases):
         return self._extend(write)
 
     def pseudonyms(self) -> frozenset[str]:
-        """The names of all studies and patients that there are, the erased included."""
+        """The names of all studies and patients that there are, the erased included, of sites and devices."""
         queries = [sa.select(STUDIES.c.study), sa.select(STUDIES.c.patient), sa.select(ERASED_PATIENTS.c.patient)]
-        queries.append(sa.select(STUDY_PATIENTS.c.patient))
+        queries += [sa.select(STUDY_PATIENTS.c.patient), *(_named(OBSERVED.c[name]) for name in ("site", "device"))]
         return frozenset(str(row[0]) for query in queries for row in self._rows(query))
 
     def rename(
@@ -80,7 +92,7 @@ class Privacy(Cases):
     ) -> None:
         """Give studies and patients their new names, everywhere, with a record of it; `steps` are new names by old.
 
-        `next_name` renames everything else that has a pseudonym.
+        Sites and devices are among them. `next_name` renames everything else that has a pseudonym.
         """
 
         def write(tail: Tail) -> None:
@@ -117,6 +129,16 @@ def _labels(patient: str) -> "sa.Select[tuple[str]]":
     return sa.select(LABELS.c.label).where(LABELS.c.study.in_(_studies(patient))).order_by(LABELS.c.seq)
 
 
+def _shadows(connection: Connection, patient: str) -> list[object]:
+    """The numbers of the records about what challengers said of a patient."""
+    query = sa.select(SHADOWS.c.seq).where(SHADOWS.c.study.in_(_studies(patient))).order_by(SHADOWS.c.seq)
+    return list(connection.execute(query).scalars())
+
+
+def _named(column: "sa.Column[str]") -> "sa.Select[tuple[str]]":
+    return sa.select(column).where(column != "").distinct()
+
+
 def _delete(connection: Connection, patient: str, keys: tuple[str, ...]) -> None:
     mixed = tuple(connection.execute(_mixed(patient)).scalars())
     own = tuple(connection.execute(sa.select(STUDIES.c.study).where(STUDIES.c.patient == patient)).scalars())
@@ -138,10 +160,10 @@ def _without(tail: Tail, gone: set[str], at: str) -> None:
         if summary is None:
             continue
         told: dict[str, Any] = json.loads(summary)
-        cases = [c for c in told["cases"] if c["case"] not in gone]
-        refusals = [r for r in told["refusals"] if r["sha256"] not in gone]
-        if (len(cases), len(refusals)) != (len(told["cases"]), len(told["refusals"])):
-            _put_summary(tail, batch, {**told, "cases": cases, "refusals": refusals}, ERASED, at)
+        names = {"cases": "case", "overdue": "case", "refusals": "sha256"}
+        kept = {k: [line for line in told[k] if line[name] not in gone] for k, name in names.items() if k in told}
+        if any(len(kept[k]) != len(told[k]) for k in kept):
+            _put_summary(tail, batch, {**told, **kept}, ERASED, at)
 
 
 def _put_summary(tail: Tail, batch: str, told: dict[str, Any], why: str, at: str) -> None:
@@ -158,7 +180,7 @@ def _rename(connection: Connection, old: str, new: str) -> None:
     if row is not None:
         connection.execute(sa.insert(STUDIES).values({**row._mapping, "study": new}))
     for table in META.sorted_tables:
-        for name in ("study", "patient"):
+        for name in ("study", "patient", "site", "device"):
             if name in table.columns and (table, name) != (STUDIES, "study"):
                 connection.execute(sa.update(table).where(table.c[name] == old).values({name: new}))
     if row is not None:

@@ -83,6 +83,31 @@ CASES = sa.Table(
     sa.Index("cases_by_study", "study", "model"),
     sa.Index("cases_by_batch", "batch"),
 )
+# What is kept of a case in a few numbers (`medrec.observed`, JSON): for the watch, and for what to label next.
+OBSERVED = sa.Table(
+    "observed",
+    META,
+    sa.Column("case", sa.Text, sa.ForeignKey("cases.case"), primary_key=True),
+    sa.Column("site", sa.Text, nullable=False),
+    sa.Column("device", sa.Text, nullable=False),
+    sa.Column("scanner", sa.Text, nullable=False),
+    sa.Column("numbers", sa.Text, nullable=False),
+)
+# What a challenger said beside the champion of one study (`medrec.shadow`, JSON): it leaves the store for nowhere.
+SHADOWS = sa.Table(
+    "shadows",
+    META,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("study", sa.Text, sa.ForeignKey("studies.study"), nullable=False),
+    sa.Column("patient", sa.Text, nullable=False),
+    sa.Column("card", sa.Text, nullable=False),
+    sa.Column("beside", sa.Text, nullable=False),
+    sa.Column("batch", sa.Text, nullable=False),
+    sa.Column("at", sa.Text, nullable=False),
+    sa.Column("facts", sa.Text, nullable=False),
+    sa.Column("seq", sa.Integer, sa.ForeignKey("ledger.seq"), nullable=False),
+    sa.Index("shadows_by_card", "card"),
+)
 OUTBOX = sa.Table(
     "outbox",
     META,
@@ -179,6 +204,42 @@ LABELS = sa.Table(
     sa.Column("superseded_by", sa.Text),
     sa.Column("seq", sa.Integer, sa.ForeignKey("ledger.seq"), nullable=False, unique=True),
     sa.Index("labels_by_card", "card", "image", "what"),
+)
+# What people answered to reports. A signed answer has `key` and `signature`, one that anybody may have typed has none;
+# `problem` says why such a one is no answer. Never changed.
+REVIEWS = sa.Table(
+    "reviews",
+    META,
+    sa.Column("review", sa.Text, primary_key=True),
+    sa.Column("case", sa.Text, sa.ForeignKey("cases.case"), nullable=False),
+    sa.Column("report", sa.Text, nullable=False),
+    sa.Column("page", sa.Text, nullable=False),
+    sa.Column("decision", sa.Text, nullable=False),
+    sa.Column("comment", sa.Text, nullable=False),
+    sa.Column("mask_sha256", sa.Text),
+    sa.Column("by", sa.Text, nullable=False),
+    sa.Column("at", sa.Text, nullable=False),
+    sa.Column("key", sa.Text),
+    sa.Column("signature", sa.Text, unique=True),
+    sa.Column("problem", sa.Text, nullable=False),
+    sa.Column("seq", sa.Integer, sa.ForeignKey("ledger.seq"), nullable=False, unique=True),
+    sa.Index("reviews_by_case", "case"),
+)
+# Labels that are asked for: `wants` is "blind", or "any" that is not the network's own answer.
+LABEL_REQUESTS = sa.Table(
+    "label_requests",
+    META,
+    sa.Column("request", sa.Text, primary_key=True),
+    sa.Column("case", sa.Text, sa.ForeignKey("cases.case"), nullable=False),
+    sa.Column("study", sa.Text, sa.ForeignKey("studies.study"), nullable=False),
+    sa.Column("patient", sa.Text, nullable=False),
+    sa.Column("card", sa.Text, nullable=False),
+    sa.Column("wants", sa.Text, nullable=False),
+    sa.Column("why", sa.Text, nullable=False),
+    sa.Column("by", sa.Text, nullable=False),
+    sa.Column("at", sa.Text, nullable=False),
+    sa.Column("seq", sa.Integer, sa.ForeignKey("ledger.seq"), nullable=False, unique=True),
+    sa.Index("label_requests_by_study", "study"),
 )
 # On which side a patient stands, for every model of this store: see `medrec.splits`.
 SIDES = sa.Table(
