@@ -75,12 +75,13 @@ def _found(first: Coarse, second: Coarse) -> Floats | None:
     SimpleITK.ProcessObject.GlobalWarningDisplayOff()  # guesses from which the images do not meet are expected
     fixed, moving = (_itk(np.maximum(image.levels, AIR), image) for image in (first, second))
     near = ndimage.binary_dilation(first.levels > BRIGHT, iterations=EDGE) & (first.levels != OUTSIDE)
+    masks = _itk(near, first), _itk(second.levels != OUTSIDE, second)
     placements = list(_guesses(first, second))
     for every, blur_mm, step_mm, kept in LEVELS:
         method = SimpleITK.ImageRegistrationMethod()
         method.SetMetricAsMattesMutualInformation(BINS)
-        method.SetMetricFixedMask(_itk(near, first))
-        method.SetMetricMovingMask(_itk(second.levels != OUTSIDE, second))
+        method.SetMetricFixedMask(masks[0])
+        method.SetMetricMovingMask(masks[1])
         method.SetInterpolator(SimpleITK.sitkLinear)
         method.SetOptimizerAsRegularStepGradientDescent(step_mm, LEAST_STEP_MM, STEPS, SHORTER)
         method.SetOptimizerScales([ARM_MM**2] * 3 + [1.0] * 3)
@@ -108,10 +109,11 @@ def _guesses(first: Coarse, second: Coarse) -> Iterator[Any]:
     """As both lie in the scanner, and with the middles of the heads on each other, straight and turned."""
     import SimpleITK
 
-    between = _centre(second) - _centre(first)
+    centre = _centre(first)
+    between = _centre(second) - centre
     turns = [np.zeros(3), *(sign * np.radians(TURNS_DEG) * axis for axis in np.eye(3) for sign in (-1, 1))]
     for turn, shift in ((np.zeros(3), np.zeros(3)), *((turn, between) for turn in turns)):
-        yield SimpleITK.Euler3DTransform(_centre(first).tolist(), *turn.tolist(), shift.tolist())
+        yield SimpleITK.Euler3DTransform(centre.tolist(), *turn.tolist(), shift.tolist())
 
 
 def _itk(values: npt.NDArray[Any], image: Coarse) -> Any:
