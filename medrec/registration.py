@@ -1,17 +1,18 @@
 """Two images of one head laid over each other by a rotation and a shift, and how far that can be believed.
 
-Owns `Registration`. Rigid and nothing else: what grew must not be stretched away. The squared difference of brightness
-is minimised by scipy's least squares, robust against what changed, from several first guesses and from coarse to fine.
-Invariants: it is done in both directions, and their disagreement is told; equal images give equal numbers.
+Owns `Registration`. Rigid and nothing else: what grew must not be stretched away. SimpleITK maximises the mutual
+information of brightness, which what changed hardly draws along, from several first guesses and from coarse to fine.
+Invariants: it is done in both directions, and their disagreement is told; equal images give equal numbers, because one
+thread looks at every voxel in turn.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
-from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
 
 from medrec.coarse import AIR, OUTSIDE, Coarse
@@ -19,15 +20,15 @@ from medrec.volume import to_world
 
 Floats = npt.NDArray[np.float64]
 
-LEVELS = ((4, 2.0), (2, 1.0), (1, 0.6))  # every how many voxels is looked at, and how far it is blurred before (voxels)
+# every how many voxels is looked at, how far it is blurred before (mm), the first step (mm), how many are followed on
+LEVELS = ((4, 6.0, 4.0, 3), (2, 3.0, 2.0, 1), (2, 1.0, 1.0, 1))
 TURNS_DEG = 15.0  # first guesses are turned so far about each axis: nobody lies in a scanner much otherwise
-KEPT = 3  # of the first guesses are followed to the end of the coarsest level but one
 ARM_MM = 60.0  # from the middle of a head to its brain: a radian of rotation counts as so many mm of shift
-STEPS = (12, 15, 20)
-ROBUST = 12.0  # levels: differences beyond it are changes, not misplacement
+BINS, STEPS, LEAST_STEP_MM, SHORTER = 24, 60, 0.005, 0.7
 BRIGHT = 24  # levels of tissue; below is air with its noise
-EDGE = 2  # voxels of air around the tissue that are looked at: the skin is an edge
+EDGE = 4  # voxels of air around the tissue that are looked at: the skin is an edge
 FEWEST = 200  # points
+BLUR = 0.6  # voxels
 WINDOW_MM = 15.0  # the similarity is looked at in pieces of this size
 FEW_LEVELS = 3.0  # pieces that are as flat as this say nothing
 
@@ -52,48 +53,78 @@ class Registration:
         return float(np.degrees(Rotation.from_matrix(self.matrix[:3, :3]).magnitude()))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Scaled:
-    """An image at one level: `points` (n, 3) LPS mm of what is looked at, brightness and gradient over the grid."""
-
-    points: Floats
-    values: Floats
-    blurred: npt.NDArray[np.float32]
-    gradient: tuple[npt.NDArray[np.float32], ...]
-    inside: npt.NDArray[np.float32]
-    to_index: Floats
-
-
 def register(first: Coarse, second: Coarse) -> Registration | None:
     """How the second image lies to the first; None where one of them shows too little to tell."""
     if min(int((image.levels > BRIGHT).sum()) for image in (first, second)) < FEWEST:
         return None
-    there = _matrix(_found(first, second), _centre(first))
-    back = _matrix(_found(second, first), _centre(second))
+    there, back = _found(first, second), _found(second, first)
+    if there is None or back is None:
+        return None
     similarity, overlap = _likeness(first, second, there)
     corners = _centre(first) + ARM_MM * np.array([[a, b, c] for a in (-1, 1) for b in (-1, 1) for c in (-1, 1)])
     apart = np.linalg.norm(to_world(back, to_world(there, corners)) - corners, axis=1)
     return Registration(there, similarity, overlap, float(apart.max()))
 
 
-def _found(first: Coarse, second: Coarse) -> Floats:
-    """The best placement: (rotation vector x ARM_MM, shift in mm, gain, offset)."""
-    guesses = list(_guesses(first, second))
-    for level, (every, blur) in enumerate(LEVELS):
-        a, b = _scaled(first, every, blur), _scaled(second, every, blur)
-        fits = sorted((_fit(a, b, _centre(first), g, STEPS[level]) for g in guesses), key=lambda fit: fit[0])
-        guesses = [g for _, g in fits[: max(1, KEPT - 2 * level)]]
-    return guesses[0]
+def _found(first: Coarse, second: Coarse) -> Floats | None:
+    """The best placement (4, 4), LPS mm to LPS mm; None where no guess lets the images meet."""
+    import SimpleITK  # a night without a study to compare need not wait for it
+
+    # A method's own number of threads is not enough: sums came out otherwise in the last bits.
+    SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    SimpleITK.ProcessObject.GlobalWarningDisplayOff()  # guesses from which the images do not meet are expected
+    fixed, moving = (_itk(np.maximum(image.levels, AIR), image) for image in (first, second))
+    near = ndimage.binary_dilation(first.levels > BRIGHT, iterations=EDGE) & (first.levels != OUTSIDE)
+    masks = _itk(near, first), _itk(second.levels != OUTSIDE, second)
+    placements = list(_guesses(first, second))
+    for every, blur_mm, step_mm, kept in LEVELS:
+        method = SimpleITK.ImageRegistrationMethod()
+        method.SetMetricAsMattesMutualInformation(BINS)
+        method.SetMetricFixedMask(masks[0])
+        method.SetMetricMovingMask(masks[1])
+        method.SetInterpolator(SimpleITK.sitkLinear)
+        method.SetOptimizerAsRegularStepGradientDescent(step_mm, LEAST_STEP_MM, STEPS, SHORTER)
+        method.SetOptimizerScales([ARM_MM**2] * 3 + [1.0] * 3)
+        a, b = (SimpleITK.SmoothingRecursiveGaussian(image, blur_mm) for image in (fixed, moving))
+        # Slices, not Shrink: for even numbers its voxels lie half a voxel beside where it says (ITK 5.4).
+        a, b = a[::every, ::every, ::every], b[:: every // 2, :: every // 2, :: every // 2]
+        placements = _refined(method, a, b, placements)[:kept]
+    return _matrix(placements[0]) if placements else None
 
 
-def _guesses(first: Coarse, second: Coarse) -> Iterator[Floats]:
+def _refined(method: Any, fixed: Any, moving: Any, placements: list[Any]) -> list[Any]:
+    """Placements after some steps, the best first; without those from which the images do not meet."""
+    ended = []
+    for placement in placements:
+        method.SetInitialTransform(placement, inPlace=True)
+        try:
+            method.Execute(fixed, moving)
+        except RuntimeError:
+            continue
+        ended.append((method.GetMetricValue(), placement))
+    return [placement for _, placement in sorted(ended, key=lambda end: end[0])]
+
+
+def _guesses(first: Coarse, second: Coarse) -> Iterator[Any]:
     """As both lie in the scanner, and with the middles of the heads on each other, straight and turned."""
-    between = _centre(second) - _centre(first)
-    for shift in (np.zeros(3), between):
-        yield np.concatenate([np.zeros(3), shift, [1.0, 0.0]])
-    for axis in np.eye(3):
-        for sign in (-1, 1):
-            yield np.concatenate([sign * np.radians(TURNS_DEG) * ARM_MM * axis, between, [1.0, 0.0]])
+    import SimpleITK
+
+    centre = _centre(first)
+    between = _centre(second) - centre
+    turns = [np.zeros(3), *(sign * np.radians(TURNS_DEG) * axis for axis in np.eye(3) for sign in (-1, 1))]
+    for turn, shift in ((np.zeros(3), np.zeros(3)), *((turn, between) for turn in turns)):
+        yield SimpleITK.Euler3DTransform(centre.tolist(), *turn.tolist(), shift.tolist())
+
+
+def _itk(values: npt.NDArray[Any], image: Coarse) -> Any:
+    """Values on the grid of a coarse image, which lies along L, P and S: bytes for a mask, else floats."""
+    import SimpleITK
+
+    kind = np.uint8 if values.dtype == bool else np.float32
+    made = SimpleITK.GetImageFromArray(np.ascontiguousarray(values.T, kind))
+    made.SetSpacing([image.spacing_mm] * 3)
+    made.SetOrigin(image.affine_ijk_to_lps[:3, 3].tolist())
+    return made
 
 
 def _centre(image: Coarse) -> Floats:
@@ -102,83 +133,27 @@ def _centre(image: Coarse) -> Floats:
     return centre
 
 
-def _scaled(image: Coarse, every: int, blur: float) -> _Scaled:
-    blurred = ndimage.gaussian_filter(np.maximum(image.levels, AIR).astype(np.float32), blur)
-    near = ndimage.binary_dilation(image.levels > BRIGHT, iterations=EDGE) & (image.levels != OUTSIDE)
-    thin = np.zeros_like(near)
-    thin[::every, ::every, ::every] = True
-    places = np.argwhere(near & thin)
-    return _Scaled(
-        to_world(image.affine_ijk_to_lps, places),
-        blurred[tuple(places.T)].astype(np.float64),
-        blurred,
-        tuple(g / image.spacing_mm for g in np.gradient(blurred)),
-        (image.levels != OUTSIDE).astype(np.float32),
-        np.linalg.inv(image.affine_ijk_to_lps).astype(np.float64),
-    )
-
-
-def _fit(a: _Scaled, b: _Scaled, centre: Floats, guess: Floats, steps: int) -> tuple[float, Floats]:
-    """(mean cost, placement) after some steps from a guess."""
-    if len(a.points) < FEWEST // 10:
-        return float("inf"), guess
-
-    def at(x: Floats) -> tuple[Floats, Floats, Floats]:
-        turned = Rotation.from_rotvec(x[:3] / ARM_MM).apply(a.points - centre)
-        index = to_world(b.to_index, turned + centre + x[3:6]).T
-        return turned, index, ndimage.map_coordinates(b.inside, index, order=1, cval=0.0) > 0.99
-
-    def residual(x: Floats) -> Floats:
-        _, index, known = at(x)
-        there = ndimage.map_coordinates(b.blurred, index, order=1, mode="nearest")
-        # What the other image does not reach costs as much as a poor fit, or heads would be pushed out of it.
-        found: Floats = np.where(known, x[6] * there + x[7] - a.values, ROBUST)
-        return found
-
-    def slope(x: Floats) -> Floats:
-        turned, index, known = at(x)
-        there = ndimage.map_coordinates(b.blurred, index, order=1, mode="nearest")
-        g = np.stack([ndimage.map_coordinates(part, index, order=1, mode="nearest") for part in b.gradient], 1)
-        g = np.asarray(x[6] * g, np.float64)
-        turning = np.cross(turned, g) @ _left_jacobian(x[:3] / ARM_MM) / ARM_MM
-        return np.column_stack([turning, g, there, np.ones(len(there))]) * known[:, None]
-
-    scale = np.array([1.0] * 6 + [0.05, 5.0])
-    fit = least_squares(residual, guess, slope, loss="soft_l1", f_scale=ROBUST, x_scale=scale, max_nfev=steps)
-    return float(fit.cost) / len(a.points), np.asarray(fit.x)
-
-
-def _left_jacobian(vector: Floats) -> Floats:
-    """(3, 3): how the rotation of a vector changes with the rotation vector (Chirikjian 2011, 10.86)."""
-    angle = float(np.linalg.norm(vector))
-    x, y, z = vector
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    if angle < 1e-6:
-        return np.eye(3) + cross / 2
-    a, b = (1 - np.cos(angle)) / angle**2, (angle - np.sin(angle)) / angle**3
-    jacobian: Floats = np.eye(3) + a * cross + b * cross @ cross
-    return jacobian
-
-
-def _matrix(placement: Floats, centre: Floats) -> Floats:
-    matrix = np.eye(4)
-    matrix[:3, :3] = Rotation.from_rotvec(placement[:3] / ARM_MM).as_matrix()
-    matrix[:3, 3] = centre + placement[3:6] - matrix[:3, :3] @ centre
+def _matrix(placement: Any) -> Floats:
+    matrix, centre = np.eye(4), np.array(placement.GetCenter())
+    matrix[:3, :3] = np.reshape(placement.GetMatrix(), (3, 3))
+    matrix[:3, 3] = centre + placement.GetTranslation() - matrix[:3, :3] @ centre
     return matrix
 
 
 def _likeness(first: Coarse, second: Coarse, matrix: Floats) -> tuple[float, float]:
     """(median correlation over the pieces of the head, share of the head that the second image reaches)."""
-    a = _scaled(first, 1, LEVELS[-1][1])
-    b = _scaled(second, 1, LEVELS[-1][1])
-    shape = first.levels.shape
-    index = to_world(b.to_index @ matrix @ first.affine_ijk_to_lps, np.indices(shape).reshape(3, -1).T).T
-    moved = ndimage.map_coordinates(b.blurred, index, order=1, mode="nearest").reshape(shape).astype(np.float64)
-    reached = (ndimage.map_coordinates(b.inside, index, order=1, cval=0.0) > 0.99).reshape(shape)
+    here, there = (
+        ndimage.gaussian_filter(np.maximum(image.levels, AIR).astype(np.float32), BLUR) for image in (first, second)
+    )
+    mapping = np.linalg.inv(second.affine_ijk_to_lps) @ matrix @ first.affine_ijk_to_lps
+    moved, inside = (
+        ndimage.affine_transform(values, mapping, output_shape=here.shape, order=1, mode=mode)
+        for values, mode in ((there, "nearest"), ((second.levels != OUTSIDE).astype(np.float32), "constant"))
+    )
     head = ndimage.binary_fill_holes(first.levels > BRIGHT)
-    both = head & reached
+    both = head & (inside > 0.99)
     overlap = float(both.sum() / max(1, head.sum()))
-    here = np.asarray(a.blurred, np.float64)
+    here, moved = here.astype(np.float64), moved.astype(np.float64)
     size = 2 * max(1, round(WINDOW_MM / first.spacing_mm / 2)) + 1
     share = ndimage.uniform_filter(both.astype(np.float64), size)
 

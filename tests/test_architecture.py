@@ -34,7 +34,7 @@ def test_top_level_holds_what_it_should() -> None:
 
 
 def test_a_night_that_finds_nothing_to_do_has_not_imported_what_only_work_needs() -> None:
-    heavy = "('torch', 'monai', 'prefect', 'sklearn', 'reportlab', 'scipy.stats')"
+    heavy = "('torch', 'monai', 'prefect', 'sklearn', 'reportlab', 'scipy.stats', 'SimpleITK')"
     code = f"import flows, medrec.cli.nights, sys; print([m for m in {heavy} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

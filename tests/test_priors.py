@@ -332,6 +332,7 @@ def test_a_replay_says_that_what_it_was_compared_with_is_gone(followed: Path, ho
 # ---------------------------------------------------------------- other people, and doubtful ones
 
 
+@pytest.mark.slow
 def test_swapped_patients_and_ids_that_are_nobodys_are_not_compared_and_why_is_said(
     run_night: RunNight, tmp_path: Path
 ) -> None:
