@@ -13,15 +13,18 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pydicom
 import pytest
 from forks import Forks, left_in_session
 from mlflow.tracking import MlflowClient
+from test_isolation import hang_in_c
 from tiny import ready_home, tiny_folder, tiny_studies
 
 import flows
 from medrec import config, disk, leases, night, pipeline
 from medrec.accounts import Summary
 from medrec.config import Configuration
+from medrec.dicom import decoding
 from medrec.errors import WorldError
 from medrec.home import Home
 from medrec.night import Night, Request
@@ -193,6 +196,22 @@ def test_a_poisoned_study_between_others_costs_only_itself(
     poison[0] = False
     a_night(tmp_path / "in", tmp_path / "home", tiny)
     check(tmp_path / "home", 5)
+
+
+def test_a_decoder_that_hangs_costs_its_own_study_and_the_night_goes_on(
+    tiny: Configuration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready_home(tmp_path / "home")
+    slices = {p: pydicom.dcmread(p) for p in tiny_studies(tmp_path / "in", 3)[1].iterdir()}
+    middle = sorted(slices, key=lambda p: slices[p].ImagePositionPatient[2])[len(slices) // 2]
+    slices[middle].compress(pydicom.uid.RLELossless)  # the others are plain, and read here
+    slices[middle].save_as(middle)
+    monkeypatch.setattr(decoding.work, "decode", hang_in_c)
+    monkeypatch.setattr(decoding, "DECODE_SECONDS", 0.5)
+    summary = a_night(tmp_path / "in", tmp_path / "home", tiny)
+    assert Counter(c.status for c in summary.cases) == {"analysed": 2, "refused": 1}
+    assert any("longer than" in str(refused["reason"]) for refused in summary.refusals)
+    assert summary.files["seen"] == summary.files["analysed"] + summary.files["unused"] + summary.files["refused"]
 
 
 @pytest.mark.parametrize("jump", [timedelta(days=-400), timedelta(days=400)], ids=["back", "forward"])

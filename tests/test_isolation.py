@@ -23,7 +23,7 @@ def crash() -> None:
     ctypes.string_at(0)  # reads from nowhere: what a decoder in C does with a crafted file
 
 
-def hang_in_c() -> None:
+def hang_in_c(*_: object) -> None:
     ctypes.CDLL(None).pause()  # comes back for no signal that Python would handle
 
 

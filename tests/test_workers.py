@@ -18,7 +18,6 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from postgres import SUPERUSER
 from test_chaos import check
 from tiny import ready_home, tiny_folder, tiny_studies
 
@@ -176,6 +175,8 @@ def test_sigterm_lets_a_night_in_prefect_end_in_order(tmp_path: Path) -> None:
 def test_readmes_commands_lead_to_several_workers_and_one_that_is_killed_loses_no_study(
     shell: Shell, tmp_path: Path, postgresql: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from postgres import SUPERUSER  # a plug-in: pytest imports it first
+
     studies, port = 12, free_port()
     cluster = parse_qs(urlsplit(postgresql()).query)["host"][0]
     store_url = f"postgresql+psycopg://medrec@/medrec?host={cluster}"
