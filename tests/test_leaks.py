@@ -4,7 +4,6 @@ import base64
 import gzip
 import io
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -20,8 +19,10 @@ from hypothesis import strategies as st
 from leaks import hits, identities, searched
 from PIL import Image, PngImagePlugin
 from test_night import runs_of, small_study
+from typer.testing import CliRunner
 
 from medrec import bundle, keeping, privacy
+from medrec.cli import app
 from medrec.home import Home
 from medrec.models import inference, still
 from medrec.phantom import uid
@@ -96,19 +97,21 @@ def test_no_identity_of_shared_data_is_left_by_nights_failures_retries_replay_ex
         assert {c.status for c in a_night(inbox, home.root).cases} == {"failed"}
     monkeypatch.setattr(inference.TorchPredictor, "predict", predict)
     command = [sys.executable, "-c", "from medrec.cli import main; main()"]
-    environment = {**os.environ, "MEDREC_HOME": str(home.root), "MEDREC_INPUT": str(inbox)}
-
-    def medrec(*arguments: str) -> str:
-        done = subprocess.run([*command, *arguments], env=environment, cwd=place, capture_output=True, text=True)
-        (place / f"{arguments[0]}.log").write_text(done.stdout + done.stderr)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    night = json.loads(medrec("nightly", "--input", str(inbox), "--json"))
+    command += ["nightly", "--input", str(inbox), "--home", str(home.root), "--json"]
+    nightly = subprocess.run(command, cwd=place, capture_output=True, text=True)
+    (place / "nightly.log").write_text(nightly.stdout + nightly.stderr)
+    assert nightly.returncode == 0, nightly.stdout + nightly.stderr
+    night = json.loads(nightly.stdout)
     case = next(c["case"] for c in night["cases"] if c["status"] == "analysed")
-    medrec("replay", case)
-    medrec("audit", "export", "-o", str(place / "bundle"))
-    medrec("backup", str(place / "backup.tar"))
+    monkeypatch.setenv("MEDREC_HOME", str(home.root))
+    for words_typed in (
+        ["replay", case, "--input", str(inbox)],
+        ["audit", "export", "-o", str(place / "bundle")],
+        ["backup", str(place / "backup.tar")],
+    ):  # in this process: each new one would import the networks again
+        done = CliRunner().invoke(app, words_typed)
+        (place / f"{words_typed[0]}.log").write_text(done.output)
+        assert done.exit_code == 0, done.output
     with Store.open(home.store_url) as store:
         privacy.look_up(case, inbox, home, store)
     said = capfd.readouterr()
