@@ -104,7 +104,7 @@ def _warm() -> None:
 
     configure_mappers()
     for nominal in (False, True):
-        html._environment(nominal).get_template("report.html.j2")
+        html.environment(nominal).get_template("report.html.j2")
 
 
 def _night(folder: Path, home: Path, own: Path) -> None:

@@ -241,8 +241,8 @@ def test_sentences_of_pairs_with_known_differences() -> None:
     assert said[1] == "another verdict in 1 studies; share of patients 0.100 [0.003, 0.445]"
     assert said[2].startswith("volume, challenger less champion: 2.000 [")
     assert sentences(pairs[:1])[-1] == "too few for an interval"
-    # Wilson 1927, as in Newcombe 1998, Statistics in Medicine 17, table I, method 3: 81 of 263.
-    assert (round(share(81, 263).low, 4), round(share(81, 263).high, 4)) == (0.2553, 0.3662)
+    # Clopper and Pearson, as in Newcombe 1998, Statistics in Medicine 17, table I, method 5: 81 of 263.
+    assert (round(share(81, 263).low, 4), round(share(81, 263).high, 4)) == (0.2527, 0.3676)
     assert np.isclose(share(0, 20).low, 0)
 
 
