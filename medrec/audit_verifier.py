@@ -5,8 +5,8 @@
 
 Each HEAD is a digest that somebody else kept (from an MLflow run, a DICOM SR, a signed anchor): it must be that of a
 record. Checked are the chain of records, the order of their kinds, the files beside them and the anchors' heads. Says
-what does not match, and exits with 1. What is not checked here: signatures of anchors, which openssl verifies (see
-README.txt in the bundle).
+what does not match, and exits with 1. What is not checked here: signatures of anchors and of reviews, promotions and
+audits, which openssl verifies (see README.txt in the bundle), and `medrec audit verify` too.
 """
 
 import hashlib

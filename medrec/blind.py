@@ -24,8 +24,12 @@ def draw(store: Store, pseudonyms: Pseudonyms, share: float, now: datetime, at: 
     if share <= 0:
         return 0
     drawn = 0
+    every = [row for row in store.cases() if _counts(row)]
+    newest = max((row.finished_at[:7] for row in every), default="")
     for month in _due(store, now):
-        cases = [row for row in store.cases() if _counts(row) and row.finished_at[:7] == month]
+        if month > newest:  # nothing is known of it: a clock that ran ahead must not end the sample
+            break
+        cases = [row for row in every if row.finished_at[:7] == month]
         chosen = sample(cases, pseudonyms, month, share)
         facts = {"month": month, "of": len(cases), "drawn": len(chosen), "share_ppm": round(share * PPM)}
         requests = (request_of(row, BLIND, f"blind sample {month}", BY, at) for row in chosen)

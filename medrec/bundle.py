@@ -23,6 +23,9 @@ checks the chain and the files; a HEAD is one that you kept yourself (from MLflo
 
     openssl pkeyutl -verify -pubin -inkey KEY.pub -rawin -in anchors/NAME.json -sigfile anchors/NAME.sig
 
+Signatures of reviews, promotions and audits are not checked by verify.py: a record holds `signature` and `key`
+(Ed25519, base64), which openssl verifies over the facts that were signed.
+
 The chain alone does not show that its end was cut off, or that all of it was written anew: heads kept by others do.
 Reports are pseudonymised, not anonymous.
 """

@@ -120,6 +120,17 @@ def deliver_training(store: Store, tracker: Tracker, model: CardFiles, home: Hom
     return run.run_id
 
 
+def monitoring_run(store: Store) -> str | None:
+    """The run called monitoring, as the ledger has it; None before there is one, or after MLflow was lost."""
+    run = None
+    for _, record in store.of_kinds(MONITORED, REGISTERED):
+        if record.kind == MONITORED:
+            run = str(cast(list[str], record.facts["what"])[0])
+        elif record.facts["fresh"]:
+            run = None
+    return run
+
+
 def deliver_trainings(store: Store, tracker: Tracker, home: Home) -> None:
     """Show every trained or imported version that MLflow lacks. Raises WorldError when it cannot take one."""
     shown: set[str] = set()
@@ -156,10 +167,10 @@ def deliver_monitoring(
     pages = pages or {}
     told = [r.facts for _, r in store.about(f"part {part}")]
     digest = _sha256(json.dumps([{name: list(values) for name, values in sorted(points.items())}, pages]))
-    here = tracker.monitoring()
+    here = tracker.monitoring(monitoring_run(store))
     if here is not None and told and (told[-1]["points"], told[-1]["what"]) == (digest, [here.run_id]):
         return
-    run = tracker.log_monitoring(points, pages)
+    run = tracker.log_monitoring(here, points, pages)
     shown = {name: _sha256(str(value)) for name, value in run.metrics.items() if name.startswith(f"{part}.")}
     files = {name: found for name, found in tracker.artifacts(run).items() if name in pages}
     facts = {"part": part, "to": "mlflow", "what": [run.run_id], "shown": shown, "files": files, "points": digest}

@@ -19,6 +19,7 @@ from medrec.shown import (
     CHAMPION,
     HEAD,
     MONITORING,
+    MONITORING_NAME,
     NOTE,
     OURS,
     PARENT,
@@ -196,6 +197,9 @@ def _monitoring(parts: Mapping[str, Facts], runs: Mapping[str, ShownRun], tracke
         own = {k for k in shown if k.startswith(f"{part}.") or k.partition(".")[0] not in parts}
         yield from (Problem(where, f"its metric {k} was added") for k in sorted(own - wanted.keys()))
     for run_id in sorted({str(facts["what"][0]) for facts in parts.values()} & runs.keys()):
+        if runs[run_id].name != MONITORING_NAME or NOTE in runs[run_id].tags:
+            yield Problem(where, "its name or its description was changed")
+        yield from (Problem(where, what) for what in _added({MONITORING, WORKER}, runs[run_id]))
         pages = {k: v for facts in parts.values() if facts["what"] == [run_id] for k, v in facts["files"].items()}
         yield from (Problem(where, what) for what in _files("artifact", pages, tracker.artifacts(runs[run_id])))
 

@@ -366,18 +366,29 @@ class Tracker:
         with _MlflowAway():
             self._client.set_tag(run_id, REVIEW, text)
 
-    def monitoring(self) -> ShownRun | None:
-        """The run that shows how the models do over time, if there is one."""
+    def monitoring(self, recorded: str | None) -> ShownRun | None:
+        """The run that shows how the models do over time: the `recorded` one, or one that nobody could record.
+
+        Never another run that somebody gave the tag.
+        """
         with _MlflowAway():
             found = self._search(f"tags.`{MONITORING}` = '{self.worker}'")
-            return _shown(min(found, key=lambda run: run.info.start_time)) if found else None
+            if recorded is not None:
+                return next((_shown(run) for run in found if run.info.run_id == recorded), None)
+            own = [r for r in found if r.info.run_name == MONITORING_NAME and not {BATCH, CASE} & r.data.tags.keys()]
+            return _shown(min(own, key=lambda run: run.info.start_time)) if own else None
 
-    def log_monitoring(self, points: Mapping[str, Sequence[tuple[int, float]]], pages: Mapping[str, str]) -> ShownRun:
-        """Add points (step, value) to metrics of the home's run called monitoring, and put pages there, by name.
+    def log_monitoring(
+        self,
+        before: ShownRun | None,
+        points: Mapping[str, Sequence[tuple[int, float]]],
+        pages: Mapping[str, str],
+    ) -> ShownRun:
+        """Add points (step, value) to metrics of the run called monitoring, and put pages there, by name.
 
-        Other metrics and pages of the run are left as they are, so that several parts of medrec share it.
+        `before` is that run, made when it is None. Other metrics and pages of it are left as they are, so that several
+        parts of medrec share it.
         """
-        before = self.monitoring()
         with _MlflowAway():
             run_id = before.run_id if before is not None else self._create_monitoring()
             now_ms = int(time.time() * 1000)

@@ -24,6 +24,7 @@ from medrec import agreement, answers, blind, config, privacy, verification
 from medrec.answers import HOSTILE, SUPERSEDED, UNKNOWN_WORD, heard
 from medrec.cli import app
 from medrec.config import Configuration
+from medrec.delivery import monitoring_run
 from medrec.dicom import Pseudonyms
 from medrec.errors import ConfigError, DataError
 from medrec.home import Home
@@ -206,7 +207,7 @@ def test_reviews_go_with_an_erased_patient_and_stay_through_a_rotation(
 def attack(home: Home, store: Store, case: str, name: str) -> None:
     row = store.case(case)
     assert row is not None
-    monitoring, share = Tracker(home, "medrec").monitoring(), f"agreement.tiny.{row.version}"
+    monitoring, share = Tracker(home, "medrec").monitoring(monitoring_run(store)), f"agreement.tiny.{row.version}"
     assert monitoring is not None
     {
         "another tag": lambda: client(home).set_tag(row.mlflow_run_id, "medrec.review", "rejected, signed by DOE"),
@@ -214,7 +215,25 @@ def attack(home: Home, store: Store, case: str, name: str) -> None:
         "a better share": lambda: client(home).log_metric(monitoring.run_id, share, 0.5, step=999999),
         "a metric of nobody": lambda: client(home).log_metric(monitoring.run_id, "quality", 1.0),
         "no monitoring": lambda: client(home).delete_run(monitoring.run_id),
+        "a verdict there": lambda: client(home).set_tag(monitoring.run_id, "medrec.verdict", "finding"),
+        "a description": lambda: client(home).set_tag(monitoring.run_id, "mlflow.note.content", "all is well"),
     }[name]()
+
+
+def test_a_run_that_somebody_called_monitoring_is_not_written_to(
+    home: Home, store: Store, own: Configuration, cases: tuple[str, str]
+) -> None:
+    accept(store, cases[0], "DOE", "2026-03-01T00:00:00Z")
+    sync(home, store, own)
+    first, row = monitoring_run(store), store.case(cases[1])
+    assert row is not None
+    tracker = Tracker(home, "medrec")
+    client(home).set_tag(row.mlflow_run_id, "medrec.monitoring", tracker.worker)
+    accept(store, cases[1], "DOE", "2026-04-01T00:00:00Z")
+    sync(home, store, own)
+    assert monitoring_run(store) == first
+    (run,) = (r for r in tracker.runs() if r.run_id == row.mlflow_run_id)
+    assert not any(name.startswith("agreement") for name in run.metrics)
 
 
 @pytest.mark.parametrize(
@@ -225,6 +244,8 @@ def attack(home: Home, store: Store, case: str, name: str) -> None:
         ("a better share", "monitoring: its metric agreement.tiny.* was changed"),
         ("a metric of nobody", "monitoring: its metric quality was added"),
         ("no monitoring", "monitoring: the run .* was deleted"),
+        ("a verdict there", "monitoring: its tag medrec.verdict was added"),
+        ("a description", "monitoring: its name or its description was changed"),
     ],
 )
 def test_what_mlflow_shows_of_reviews_cannot_be_changed_unnoticed(
@@ -249,7 +270,7 @@ def test_agreement_counts_signed_answers_by_version_and_month_with_its_interval(
     assert (march.share.low, march.share.high) == pytest.approx((1 - 0.975**0.5, 0.975**0.5))
     sync(home, store, own)
     sync(home, store, own)
-    run = Tracker(home, "medrec").monitoring()
+    run = Tracker(home, "medrec").monitoring(monitoring_run(store))
     assert run is not None
     assert run.name == "monitoring"
     name = f"agreement.tiny.{march.version}"
@@ -292,7 +313,9 @@ def test_the_blind_sample_is_drawn_once_a_month_by_the_key_and_of_all_cases(tmp_
         one, other = Pseudonyms(b"k" * 32), Pseudonyms(b"l" * 32)
         march, april, june = (datetime(2026, month, 3, tzinfo=UTC) for month in (3, 4, 6))
         assert blind.draw(store, one, 0.1, march, AT) == 0, "the month is not over"
-        assert blind.draw(store, one, 0.1, april, AT) == 4
+        assert blind.draw(store, one, 0.1, datetime(2099, 1, 1, tzinfo=UTC), AT) == 4
+        months = [record.facts["month"] for _, record in store.of_kinds("blind sample drawn")]
+        assert months == ["2026-02", "2026-03"], "a clock that runs ahead ends no month that is to come"
         first = store.blind_audited()
         assert blind.draw(store, other, 0.9, april, AT) == 0, "a month is drawn once"
         assert blind.draw(store, one, 0.1, june, AT) == 0, "nothing was finished in April and May"
@@ -379,6 +402,11 @@ def test_an_auditor_signs_that_nothing_was_found_and_nobody_else_does(
 ) -> None:
     key = str(key_file(tmp_path, signer("DOE")))
     assert "DOE is no auditor" in medrec("audit", "verify", "--by", "DOE", "--key", key, code=2)
+    for part in (("--since", "2"), ("--without-mlflow",)):
+        assert "looks at everything" in medrec("audit", "verify", *part, "--by", "DOE", "--key", key, code=2)
+    assert "from record 2 on, without what MLflow shows" in medrec(
+        "audit", "verify", "--since", "2", "--without-mlflow"
+    )
     people = (*own.settings.people, person("AUDIT", "auditor"))
     store.change_people(people, "medrec.yaml", AT)
     position = store.position()

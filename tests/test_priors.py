@@ -359,7 +359,27 @@ def test_swapped_patients_and_ids_that_are_nobodys_are_not_compared_and_why_is_s
 
 
 @pytest.mark.parametrize(
-    "text", ["", "  ", "0000", "ANON", "Anonymous", "anonymized", "TEST", "test-1", "unknown", "1234"]
+    "text",
+    [
+        "",
+        "  ",
+        "0000",
+        "ANON",
+        "Anonymous",
+        "anonymized",
+        "TEST",
+        "test-1",
+        "unknown",
+        "1234",
+        "0001",
+        "TEST TEST",
+        "UNKNOWN PATIENT",
+        "NOT AVAILABLE",
+        "0123456789",
+        "REDACTED",
+        "unbekannt",
+        "PHANTOM",
+    ],
 )
 def test_an_id_that_many_share_is_nobodys(text: str) -> None:
     assert is_nobody(text)

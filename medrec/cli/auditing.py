@@ -42,8 +42,11 @@ def verify(
         raise ConfigError(["--anchors and --public-key go together"])
     if by and key is None:
         raise ConfigError(["--by and --key go together: an audit is signed, or it is nobody's"])
+    if by and (since or not mlflow):
+        raise ConfigError(["--by: who signs looks at everything: without --since, and with MLflow"])
     place, store = open_store(home)
     with store:
+        records, head = store.position()  # what comes while this looks is for the next time
         number = verification.number_since(store, since) if since else 0
         problems = [str(p) for p in verification.verify(place, store, number)]
         if anchors is not None and public_key is not None:
@@ -53,7 +56,6 @@ def verify(
                 problems += [str(p) for p in verification.verify_mlflow(place, store, experiment)]
             except WorldError as error:
                 problems.append(f"{error}: what it shows was not checked (--without-mlflow leaves it out)")
-        records, head = store.position()
         if by and key is not None and not problems:
             _sign(by, key, (records, head), store, config)
     for problem in problems:
@@ -61,7 +63,9 @@ def verify(
     if problems:
         typer.echo(f"{len(problems)} problem(s) in {records} records: this home is not as it was written")
         raise typer.Exit(1)
-    typer.echo(f"{records} records, every file as it was written; head {head}")
+    left_out = [f"from record {number + 1} on"] * bool(since) + ["without what MLflow shows"] * (not mlflow)
+    scope = f" ({', '.join(left_out)})" if left_out else ""
+    typer.echo(f"{records} records, every file as it was written{scope}; head {head}")
 
 
 def _sign(by: str, key: Path, position: tuple[int, str], store: "Store", config: Path | None) -> None:

@@ -16,11 +16,13 @@ from medrec.series import Visit
 
 # Ids that are typed, or written by programs, when nobody's is meant; a number after them counts patients, and is one's.
 NOBODY = re.compile(
-    r"(anon|anonym|anonymous|anonymi[sz]ed|test|testing|tester|testpatient|patienttest|unknown|unk|unnamed|none|null|nil"
+    r"phantom|fantom|(not|no|test|patient|id|number)*"
+    r"(|anon|anonym|anonymous|anonymi[sz]ed|test|testing|tester|testpatient|patienttest|unknown|unk|unnamed|none|null|nil"
     r"|na|nan|noid|nopatientid|noname|no|id|patient|patientid|dummy|default|demo|example|sample|temp|tmp|removed|deleted"
-    r"|qa|qc|xx|asdf|abc|abcd|johndoe|janedoe|doe)0*[01]?"
+    r"|qa|qc|xx|asdf|abc|abcd|johndoe|janedoe|doe|available|given|redacted|withheld|unbekannt|inconnu|desconocido)"
+    r"(test|patient|id|number)*0*[01]?"
 )
-COUNTING = "1234567890"
+COUNTING = "01234567890"
 
 
 def visit_of(ds: Dataset, pseudonyms: Pseudonyms) -> Visit:
@@ -41,7 +43,11 @@ def visit_of(ds: Dataset, pseudonyms: Pseudonyms) -> Visit:
 def is_nobody(patient_id: str) -> bool:
     """Whether an id is a placeholder that different people share."""
     plain = re.sub(r"[^a-z0-9]", "", patient_id.casefold())
-    return len(set(plain)) <= 1 or COUNTING.startswith(patient_id.strip()) or NOBODY.fullmatch(plain) is not None
+    return (
+        len(set(plain)) <= 1
+        or any(n.startswith(patient_id.strip()) for n in (COUNTING, COUNTING[1:]))
+        or NOBODY.fullmatch(plain) is not None
+    )
 
 
 def _day(text: str) -> int | None:

@@ -293,7 +293,7 @@ def _unfit(connection: Connection, row: ReviewRow) -> str:
     if case.superseded_by is not None:
         return f"the case was superseded by {case.superseded_by}: review that one"
     if connection.execute(sa.select(RECALLED.c.case).where(RECALLED.c.case == row.case)).first() is not None:
-        return "the report was taken back, and stays so; medrec nightly --reanalyse makes another"
+        return "the report was taken back, and stays so; another version of the model makes another report"
     if connection.execute(sa.select(REVIEWS.c.review).where(REVIEWS.c.signature == row.signature)).first() is not None:
         return "its signature was used before"
     body = connection.execute(sa.select(LEDGER).where(LEDGER.c.seq == case.seq)).first()
