@@ -91,8 +91,10 @@ def make_key(path: Path) -> Path:
     key, public = Ed25519PrivateKey.generate(), path.with_name(path.name + ".pub")
     secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     try:
-        add(path, secret)
+        if path.exists():
+            raise FileExistsError(0, "", str(path))
         add(public, key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+        add(path, secret)
     except FileExistsError as error:
         raise ConfigError([f"{error.filename} is there already; older signatures need it, choose another"]) from None
     except OSError as error:

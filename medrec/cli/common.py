@@ -47,11 +47,13 @@ def counted(files: dict[str, int]) -> str:
 
 
 def table(title: str, header: tuple[str, ...], rows: list[list[str]]) -> None:
-    """Print a table; cells hold no markup."""
+    """Print a table; cells hold no markup, and are folded, never cut: a key that lacks its end finds nothing."""
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(*header, title=title, title_justify="left")
+    table = Table(title=title, title_justify="left")
+    for name in header:
+        table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     out.print(table)
