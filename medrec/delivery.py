@@ -47,8 +47,11 @@ def deliver_cases(store: Store, tracker: Tracker) -> bool:
                 store.postponed(entry.id, type(error).__name__, _iso(now))
                 return False
             if row.mlflow_run_id != done.run_id:
+                told = {"case": row.case, "to": "mlflow", "what": [done.run_id]}
+                # The record first, and once: a kill in between leaves neither a run without a record nor two of them.
+                if all(r.kind != "delivery" or r.facts != told for _, r in store.about(f"case {row.case}")):
+                    store.append("delivery", _iso(now), told)
                 store.set_mlflow_run(row.case, done.run_id)
-                store.append("delivery", _iso(now), {"case": row.case, "to": "mlflow", "what": [done.run_id]})
                 if not entry.fresh:
                     store.show_again(row.batch)  # its page may have been written without this run
         store.delivered(entry.id, _iso(now))
@@ -68,10 +71,11 @@ def deliver_batches(store: Store, tracker: Tracker, home: Home, reviews: Reviews
         tags = {NOTE: page.description, **overview.TABLES}
         files = {**page.files, SUMMARY: batch.summary}
         done = tracker.finish_batch(batch.batch, outcome(summary), tags, counts(summary), files, store.position())
-        store.set_batch_run(batch.batch, done.run_id)
         told: dict[str, object] = {"summary": _sha256(batch.summary), "metrics": counts(summary), "keyed": True}
         told["files"] = {name: keyed(batch.summary, _sha256(text)) for name, text in page.files.items()}
+        # The record first: killed in between, the night is delivered again, and no run stands there without a record.
         store.append("batch delivered", _iso(datetime.now(UTC)), _told(batch.batch, done, batch.summary) | told)
+        store.set_batch_run(batch.batch, done.run_id)
 
 
 def begin(store: Store, tracker: Tracker) -> int:

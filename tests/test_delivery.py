@@ -14,6 +14,7 @@ from medrec import delivery
 from medrec.home import Home
 from medrec.store import Store
 from medrec.tracking import Tracker
+from medrec.verification import verify_mlflow
 
 pytest_plugins = ["postgres"]
 SOON, AFTER = "2026-03-01T02:10:00Z", "2026-03-01T02:20:00Z"
@@ -107,6 +108,33 @@ def test_what_a_killed_night_held_is_delivered_by_the_very_next(run_night: RunNi
     assert row is not None
     assert row.mlflow_run_id != case.mlflow_run_id
     assert client.get_run(str(row.mlflow_run_id)).info.status == "FINISHED"
+
+
+class Killed(BaseException):
+    """What no code of ours catches."""
+
+
+@pytest.mark.parametrize("step", ["delivery", "set_mlflow_run", "batch delivered", "set_batch_run"])
+def test_a_kill_between_any_two_steps_of_a_delivery_leaves_every_run_with_one_record(
+    run_night: RunNight, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    append = Store.append
+
+    def killed(self: Store, *facts: object) -> object:
+        if step.startswith("set") or facts[0] == step:
+            raise Killed
+        return append(self, *facts)  # type: ignore[arg-type]
+
+    small_study(tmp_path / "in")
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, step if step.startswith("set") else "append", killed)
+        with pytest.raises(Killed):
+            run_night(tmp_path / "in")
+    run_night(tmp_path / "in")
+    home = Home(tmp_path / "home")
+    with Store.open(home.store_url) as store:
+        kinds = [r.kind for r in store.ledger()]
+        assert (kinds.count("delivery"), list(verify_mlflow(home, store, "medrec"))) == (1, [])
 
 
 def test_letting_go_takes_nothing_from_another_worker(store: Store) -> None:
