@@ -260,6 +260,27 @@ def test_what_was_forged_is_noticed_and_releases_nothing(store: Store, what: str
     assert store.released("b") is None
 
 
+def swap(store: Store, table: str) -> None:
+    """Change the order of the two rows of a table; the database asks for the number of a record, each once."""
+    spare = store.of_kinds("people changed")[0][0]
+    with store._writing() as connection:
+        low, high = connection.exec_driver_sql(f"SELECT min(seq), max(seq) FROM {table}").one()
+        for before, after in ((low, spare), (high, low), (spare, high)):
+            connection.exec_driver_sql(f"UPDATE {table} SET seq = ? WHERE seq = ?", (after, before))
+
+
+@pytest.mark.parametrize("table", ["reviews", "label_requests", "cases"])
+def test_a_changed_order_is_noticed_which_would_bring_a_withdrawn_acceptance_back(store: Store, table: str) -> None:
+    sign(store, "a", "accept", "DOE", AT)
+    sign(store, "a", "edit", "DOE", LATER)
+    case = store.case("b")
+    assert case is not None
+    store.want_labels([request_of(case, wants, "rejected", "DOE", AT) for wants in ("any", "blind")])
+    assert (store.released("a"), problems(store)) == (None, [])
+    swap(store, table)
+    assert problems(store)
+
+
 # Several answers
 
 

@@ -210,12 +210,12 @@ class Reviews(Labelled):
             raise DataError(f"there is no case {case} in this home")
         return str(rows[0][0])
 
-    def sealed_reviews(self) -> Iterable[tuple[ReviewRow, dict[str, object]]]:
-        """Every answer with what its record must say of it; a patient's salt that is gone keys nothing."""
+    def sealed_reviews(self) -> Iterable[tuple[int, ReviewRow, dict[str, object]]]:
+        """Every answer with its record's number and what that must say; a patient's salt that is gone keys nothing."""
         query = sa.select(REVIEWS, SALTS.c.salt).join(CASES, CASES.c.case == REVIEWS.c.case)
         query = query.outerjoin(SALTS, SALTS.c.patient == CASES.c.patient)
         for row in self._rows(query.order_by(REVIEWS.c.seq)):
-            yield _review(row), sealed(_review(row), row.salt or "")
+            yield row.seq, _review(row), sealed(_review(row), row.salt or "")
 
     # Labels that are asked for
 
