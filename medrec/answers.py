@@ -54,9 +54,9 @@ def sync(home: Home, store: Store, tracker: Tracker | None, settings: Settings, 
     done, now = Synced(), datetime.fromisoformat(clock())
     runs: dict[str, ShownRun] = {}
     if tracker is not None:
-        runs = {run.tags[CASE]: run for run in tracker.answered()}
-        for run in runs.values():
-            _hear(run, store, done, clock(), shared=tracker.is_elsewhere())
+        for run in tracker.answered():
+            if _hear(run, store, done, clock(), shared=tracker.is_elsewhere()):
+                runs[run.tags[CASE]] = run
     for case in reviewing.rejected(store):
         dispatch.take_back(store, home, case, "quality", clock)
     if settings.review is not None:
@@ -91,24 +91,29 @@ def _count(store: Store, settings: Settings, done: Synced, now: datetime) -> Non
     done.counts |= {"overdue": len(done.overdue)} if done.overdue else {}
 
 
-def _hear(run: ShownRun, store: Store, done: Synced, at: str, *, shared: bool) -> None:
-    """Note what a run's tags answer, where that is new."""
+def _hear(run: ShownRun, store: Store, done: Synced, at: str, *, shared: bool) -> bool:
+    """Note what a run's tags answer, where that is new; False for a run that is not the one of its case."""
     row = store.case(run.tags[CASE])
     if row is None:
         if not shared:
             done.problems.append("an answer in MLflow is about a case that is not here, or was erased; it is left out")
-        return
+        return False
+    if row.mlflow_run_id != run.run_id:  # anybody may write a case's name to any run
+        if row.mlflow_run_id is not None:
+            done.problems.append(f"an answer in MLflow stands at a run that is not that of case {row.case}: left out")
+        return False
     if row.status is not Status.ANALYSED:
         if run.tags.get(STATUS, PENDING) != PENDING:
             done.problems.append("an answer in MLflow is about a study without a report; it is left out")
-        return
+        return True
     answer = heard(run.tags, row, at)
     if answer.decision is Decision.WITHDRAWN and all(r.signed for r in store.reviews(row.case)):
-        return
+        return True
     try:
         done.claimed += store.claim_review(answer) is not None
     except DataError as error:  # erased since
         done.problems.append(str(error))
+    return True
 
 
 def heard(tags: Mapping[str, str], row: CaseRow, at: str) -> ReviewRow:

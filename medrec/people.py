@@ -34,7 +34,7 @@ def _name(name: str) -> str:
 
 
 def decoded(text: str) -> bytes:
-    """The bytes of a base64 text. Raises ValueError for all but its one spelling: spare bits are 0 (RFC 4648, 3.5)."""
+    """The bytes of a base64 text. Raises ValueError for all but its one spelling: spare bits 0 (RFC 4648, 3.5)."""
     data = base64.b64decode(text, validate=True)
     if base64.b64encode(data).decode() != text:
         raise ValueError("base64 that is spelt in another way than it is written")

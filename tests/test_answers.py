@@ -169,6 +169,36 @@ def test_an_answer_to_a_superseded_report_says_so(store: Store, cases: tuple[str
     assert (answer.decision, answer.problem) == (Decision.ACCEPT, SUPERSEDED)
 
 
+@pytest.mark.parametrize("where", ["a run of one's own", "the monitoring", "the night", "another case"])
+def test_an_answer_counts_only_at_the_run_of_its_case(
+    home: Home, store: Store, own: Configuration, cases: tuple[str, str], where: str
+) -> None:
+    accept(store, cases[0], "DOE", AT)
+    sync(home, store, own)
+    tag(home, store, cases[0], status="rejected", by="REAL")
+    row, other = store.case(cases[0]), store.case(cases[1])
+    monitoring = Tracker(home, "medrec").monitoring()
+    assert row is not None
+    assert other is not None
+    assert other.mlflow_run_id is not None
+    assert monitoring is not None
+    true = client(home).get_run(row.mlflow_run_id)
+    run_id = {
+        "a run of one's own": lambda: client(home).create_run(true.info.experiment_id, 1).info.run_id,
+        "the monitoring": lambda: monitoring.run_id,
+        "the night": lambda: true.data.tags["mlflow.parentRunId"],
+        "another case": lambda: other.mlflow_run_id,
+    }[where]()
+    for name, value in (("medrec.case", cases[0]), ("review.status", "accepted"), ("review.by", "FAKE")):
+        client(home).set_tag(run_id, name, value)
+    for claimed in (1, 0):
+        done = sync(home, store, own)
+        assert done.claimed == claimed
+        assert [p for p in done.problems if "stands at a run that is not that of case" in p]
+    assert [(r.decision, r.by) for r in store.reviews(cases[0])] == [("accept", "DOE"), ("reject", "REAL")]
+    assert shown(home, store, cases[0]) == "accepted, signed by DOE (a tag says something else)"
+
+
 def test_an_answer_about_an_erased_case_is_left_out_and_said(
     home: Home, store: Store, own: Configuration, cases: tuple[str, str]
 ) -> None:
