@@ -6,7 +6,7 @@ where a review stands in our own words, from the store.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -61,10 +61,13 @@ def sync(home: Home, store: Store, tracker: Tracker | None, settings: Settings, 
         dispatch.take_back(store, home, case, "quality", clock)
     if settings.review is not None:
         done.drawn = blind.draw(store, Pseudonyms.load(home.key), settings.review.blind_share, now, clock())
-    if tracker is not None:
-        _show(store, tracker, runs, clock)
-        delivery.deliver_agreement(store, tracker)
     _count(store, settings, done, now)
+    if tracker is not None:
+        try:
+            done.problems.extend(_show(store, tracker, runs, clock))
+            delivery.deliver_agreement(store, tracker)
+        except WorldError as error:  # all else is done, and worth telling
+            done.problems.append(f"{error}; where reviews stand is shown there later")
     return done
 
 
@@ -143,8 +146,11 @@ def _plain(text: str, most: int) -> str:
     return "".join(c if c.isprintable() else " " for c in text[:most]).strip()
 
 
-def _show(store: Store, tracker: Tracker, runs: Mapping[str, ShownRun], clock: Clock) -> None:
-    """Tell MLflow where each review stands, where it says something else, and put on record what it was told."""
+def _show(store: Store, tracker: Tracker, runs: Mapping[str, ShownRun], clock: Clock) -> Iterator[str]:
+    """Tell MLflow where each review stands, where it says something else, and put on record what it was told.
+
+    Yields, in words, which run is gone: the others are told all the same.
+    """
     told: dict[str, str] = {}
     for _, record in store.of_kinds(SHOWN, "delivery"):
         case = str(record.facts["case"])
@@ -157,8 +163,10 @@ def _show(store: Store, tracker: Tracker, runs: Mapping[str, ShownRun], clock: C
         if row is None or row.mlflow_run_id is None:
             continue
         run = runs.get(case)
-        if run is None or run.tags.get(REVIEW) != state.shown:
-            tracker.show_review(row.mlflow_run_id, state.shown)
+        stale = run is None or run.tags.get(REVIEW) != state.shown
+        if stale and not tracker.show_review(row.mlflow_run_id, state.shown):
+            yield f"the run of case {case} was deleted in MLflow; where its review stands is not shown there"
+            continue
         if told.get(case) != state.shown:
             store.append(SHOWN, clock(), {"case": case, "to": "mlflow", "shown": state.shown})
 

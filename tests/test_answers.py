@@ -233,6 +233,30 @@ def test_reviews_go_with_an_erased_patient_and_stay_through_a_rotation(
 # What MLflow shows
 
 
+@pytest.mark.parametrize("purged", [False, True])
+def test_a_deleted_run_is_named_and_all_other_reviews_are_heard_shown_and_counted(
+    home: Home, store: Store, own: Configuration, cases: tuple[str, str], purged: bool
+) -> None:
+    rows = sorted((row for case in cases if (row := store.case(case))), key=lambda row: row.case)
+    for row in rows:
+        accept(store, row.case, "DOE", AT)
+    gone, other = rows
+    client(home).delete_run(gone.mlflow_run_id)
+    if purged:
+        Tracker(home, "medrec").forget((gone.case,))
+    tag(home, store, other.case, status="rejected", by="ROE")
+    for _ in range(2):
+        done = sync(home, store, own)
+        assert done.problems == [
+            f"the run of case {gone.case} was deleted in MLflow; where its review stands is not shown there"
+        ]
+        assert done.conflicts == (other.case,)
+        assert done.counts == {"accepted": 2, "in conflict": 1}
+    assert shown(home, store, other.case) == "accepted, signed by DOE (a tag says something else)"
+    told = {str(r.facts["case"]) for r in store.ledger() if r.kind == "review shown"}
+    assert told == {other.case}
+
+
 def attack(home: Home, store: Store, case: str, name: str) -> None:
     row = store.case(case)
     assert row is not None
