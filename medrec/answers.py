@@ -7,7 +7,7 @@ where a review stands in our own words, from the store.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from medrec import blind, delivery, dispatch, reviewing
@@ -110,8 +110,11 @@ def _hear(run: ShownRun, store: Store, done: Synced, at: str, *, shared: bool) -
             done.problems.append("an answer in MLflow is about a study without a report; it is left out")
         return True
     answer = heard(run.tags, row, at)
-    if answer.decision is Decision.WITHDRAWN and all(r.signed for r in store.reviews(row.case)):
-        return True
+    if answer.decision is Decision.WITHDRAWN:
+        before = [r for r in store.reviews(row.case) if r.by_tag]
+        if not before or before[-1].decision is Decision.WITHDRAWN:
+            return True
+        answer = replace(answer, by=before[-1].by)  # the tag that is gone was theirs, whoever took it away
     try:
         done.claimed += store.claim_review(answer) is not None
     except DataError as error:  # erased since

@@ -27,7 +27,7 @@ from medrec.config import Configuration
 from medrec.dicom import Pseudonyms
 from medrec.errors import ConfigError, DataError
 from medrec.home import Home
-from medrec.reviewing import overdue
+from medrec.reviewing import Answer, overdue, review
 from medrec.schedule import Review
 from medrec.store import Decision, Store
 from medrec.tracking import Tracker
@@ -132,6 +132,44 @@ def test_two_different_answers_and_a_tag_against_a_signature_are_conflicts(
     assert set(done.conflicts) == set(cases)
     assert store.released(cases[1]) == ("DOE", AT), "a tag takes nothing back that was signed"
     assert shown(home, store, cases[1]) == "accepted, signed by DOE (a tag says something else)"
+    assert problems(home, store) == []
+
+
+def claim(home: Home, store: Store, own: Configuration, case: str, decision: str, by: str) -> None:
+    """What a person does with `medrec review` and no key."""
+    review(Answer(case, Decision(decision), by, AT), home, store, own, None)
+
+
+def test_a_tag_that_nobody_set_takes_no_answer_back_that_was_given_by_command(
+    home: Home, store: Store, own: Configuration, cases: tuple[str, str]
+) -> None:
+    claim(home, store, own, cases[0], "reject", "ROE")
+    accept(store, cases[1], "DOE", AT)
+    claim(home, store, own, cases[1], "reject", "ROE")
+    for _ in range(3):
+        done = sync(home, store, own)
+        assert (done.claimed, done.conflicts) == (0, (cases[1],))
+    assert shown(home, store, cases[0]) == "rejected, claimed: nobody signed it"
+    assert problems(home, store) == []
+
+
+def test_a_tag_that_is_gone_takes_back_what_tags_said_of_that_person_alone(
+    home: Home, store: Store, own: Configuration, cases: tuple[str, str]
+) -> None:
+    case = cases[0]
+    tag(home, store, case, status="accepted", by="DOE")
+    sync(home, store, own)
+    claim(home, store, own, case, "reject", "ROE")
+    for _ in range(2):
+        assert sync(home, store, own).claimed == 0, "the tag says what it said before"
+    tag(home, store, case, status="needs-edit", by="ROE")
+    sync(home, store, own)
+    tag(home, store, case, status="pending")
+    assert [sync(home, store, own).claimed for _ in range(2)] == [1, 0]
+    told = [(row.decision, row.by) for row in store.reviews(case)]
+    assert told == [("accept", "DOE"), ("reject", "ROE"), ("edit", "ROE"), ("withdrawn", "ROE")]
+    state = store.review_states()[case]
+    assert (state.word, state.by, state.conflict) == ("rejected", "ROE", "answers that differ")
     assert problems(home, store) == []
 
 

@@ -333,6 +333,20 @@ def test_of_one_person_the_last_answer_counts_and_an_accept_after_an_edit_releas
     assert store.released("a") == ("DOE", LATER)
 
 
+def test_of_one_persons_claims_the_last_counts_too_however_they_were_made(store: Store) -> None:
+    claims = [answer(store, "a", decision, "DOE", AT) for decision in ("accept", "reject", "edit")]
+    for one, page in zip(claims, ("", claims[0].page, ""), strict=True):
+        store.claim_review(replace(one, page=page))
+    state = store.review_states(["a"])["a"]
+    assert (state.word, state.conflict) == ("needs-edit", "")
+    store.claim_review(replace(answer(store, "a", "accept", "ROE", LATER)))
+    state = store.review_states(["a"])["a"]
+    assert (state.word, state.by, state.conflict) == ("accepted", "ROE", "answers that differ")
+    store.claim_review(replace(claims[0], page=""))
+    state = store.review_states(["a"])["a"]
+    assert (state.word, state.by, state.conflict) == ("accepted", "DOE", "")
+
+
 def test_a_rejected_report_is_taken_back_for_good(store: Store) -> None:
     sign(store, "a", "accept", "DOE", AT)
     sign(store, "a", "reject", "ROE", LATER)

@@ -114,7 +114,7 @@ class Reviews(Labelled):
         return {key: standing(key, found.get(key, ())) for key in (found if cases is None else dict.fromkeys(cases))}
 
     def claim_review(self, row: ReviewRow) -> ReviewRow | None:
-        """Note an answer that nobody signed; None when it is what was claimed last. Nothing follows from it.
+        """Note an answer that nobody signed; None when this way said it last. Nothing follows from it.
 
         Raises DataError for a case that is not here, or was not analysed.
         """
@@ -123,8 +123,9 @@ class Reviews(Labelled):
 
         def write(tail: Tail) -> ReviewRow | None:
             c = REVIEWS.c
-            query = sa.select(REVIEWS).where(c.case == row.case, c.signature.is_(None)).order_by(c.seq.desc()).limit(1)
-            before = tail.connection.execute(query).first()
+            way = c.page == "" if said.by_tag else c.page != ""
+            query = sa.select(REVIEWS).where(c.case == row.case, c.signature.is_(None), way)
+            before = tail.connection.execute(query.order_by(c.seq.desc()).limit(1)).first()
             if before is not None and _same(_review(before), said):
                 return None
             new = replace(said, review=_name(said, tail.number))
