@@ -6,8 +6,8 @@ where a review stands in our own words, from the store.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from medrec import blind, delivery, dispatch, reviewing
@@ -54,17 +54,20 @@ def sync(home: Home, store: Store, tracker: Tracker | None, settings: Settings, 
     done, now = Synced(), datetime.fromisoformat(clock())
     runs: dict[str, ShownRun] = {}
     if tracker is not None:
-        runs = {run.tags[CASE]: run for run in tracker.answered()}
-        for run in runs.values():
-            _hear(run, store, done, clock(), shared=tracker.is_elsewhere())
+        for run in tracker.answered():
+            if _hear(run, store, done, clock(), shared=tracker.is_elsewhere()):
+                runs[run.tags[CASE]] = run
     for case in reviewing.rejected(store):
         dispatch.take_back(store, home, case, "quality", clock)
     if settings.review is not None:
         done.drawn = blind.draw(store, Pseudonyms.load(home.key), settings.review.blind_share, now, clock())
-    if tracker is not None:
-        _show(store, tracker, runs, clock)
-        delivery.deliver_agreement(store, tracker)
     _count(store, settings, done, now)
+    if tracker is not None:
+        try:
+            done.problems.extend(_show(store, tracker, runs, clock))
+            delivery.deliver_agreement(store, tracker)
+        except WorldError as error:  # all else is done, and worth telling
+            done.problems.append(f"{error}; where reviews stand is shown there later")
     return done
 
 
@@ -91,24 +94,32 @@ def _count(store: Store, settings: Settings, done: Synced, now: datetime) -> Non
     done.counts |= {"overdue": len(done.overdue)} if done.overdue else {}
 
 
-def _hear(run: ShownRun, store: Store, done: Synced, at: str, *, shared: bool) -> None:
-    """Note what a run's tags answer, where that is new."""
+def _hear(run: ShownRun, store: Store, done: Synced, at: str, *, shared: bool) -> bool:
+    """Note what a run's tags answer, where that is new; False for a run that is not the one of its case."""
     row = store.case(run.tags[CASE])
     if row is None:
         if not shared:
             done.problems.append("an answer in MLflow is about a case that is not here, or was erased; it is left out")
-        return
+        return False
+    if row.mlflow_run_id != run.run_id:  # anybody may write a case's name to any run
+        if row.mlflow_run_id is not None:
+            done.problems.append(f"an answer in MLflow stands at a run that is not that of case {row.case}: left out")
+        return False
     if row.status is not Status.ANALYSED:
         if run.tags.get(STATUS, PENDING) != PENDING:
             done.problems.append("an answer in MLflow is about a study without a report; it is left out")
-        return
+        return True
     answer = heard(run.tags, row, at)
-    if answer.decision is Decision.WITHDRAWN and all(r.signed for r in store.reviews(row.case)):
-        return
+    if answer.decision is Decision.WITHDRAWN:
+        before = [r for r in store.reviews(row.case) if r.by_tag]
+        if not before or before[-1].decision is Decision.WITHDRAWN:
+            return True
+        answer = replace(answer, by=before[-1].by)  # the tag that is gone was theirs, whoever took it away
     try:
         done.claimed += store.claim_review(answer) is not None
     except DataError as error:  # erased since
         done.problems.append(str(error))
+    return True
 
 
 def heard(tags: Mapping[str, str], row: CaseRow, at: str) -> ReviewRow:
@@ -138,8 +149,11 @@ def _plain(text: str, most: int) -> str:
     return "".join(c if c.isprintable() else " " for c in text[:most]).strip()
 
 
-def _show(store: Store, tracker: Tracker, runs: Mapping[str, ShownRun], clock: Clock) -> None:
-    """Tell MLflow where each review stands, where it says something else, and put on record what it was told."""
+def _show(store: Store, tracker: Tracker, runs: Mapping[str, ShownRun], clock: Clock) -> Iterator[str]:
+    """Tell MLflow where each review stands, where it says something else, and put on record what it was told.
+
+    Yields, in words, which run is gone: the others are told all the same.
+    """
     told: dict[str, str] = {}
     for _, record in store.of_kinds(SHOWN, "delivery"):
         case = str(record.facts["case"])
@@ -152,8 +166,10 @@ def _show(store: Store, tracker: Tracker, runs: Mapping[str, ShownRun], clock: C
         if row is None or row.mlflow_run_id is None:
             continue
         run = runs.get(case)
-        if run is None or run.tags.get(REVIEW) != state.shown:
-            tracker.show_review(row.mlflow_run_id, state.shown)
+        stale = run is None or run.tags.get(REVIEW) != state.shown
+        if stale and not tracker.show_review(row.mlflow_run_id, state.shown):
+            yield f"the run of case {case} was deleted in MLflow; where its review stands is not shown there"
+            continue
         if told.get(case) != state.shown:
             store.append(SHOWN, clock(), {"case": case, "to": "mlflow", "shown": state.shown})
 

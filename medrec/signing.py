@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from medrec.audit import canonical
 from medrec.errors import ConfigError, WorldError
-from medrec.people import SPKI_HEAD
+from medrec.people import SPKI_HEAD, decoded
 
 # The facts that a signature covers, beside kind and time. Comment and mask are keyed with the patient's salt.
 SIGNED: Mapping[str, tuple[str, ...]] = {
@@ -67,10 +67,12 @@ def statement(kind: str, at: str, facts: Mapping[str, object]) -> bytes:
 
 
 def fits(kind: str, at: str, facts: Mapping[str, object]) -> bool:
-    """Whether the signature in a record's facts is one of what they say, by the key that stands in them."""
+    """Whether the signature in a record's facts is one of what they say, by the key that stands in them.
+
+    Each has one spelling: a signature that counts once is found again by its text.
+    """
     try:
-        key = base64.b64decode(str(facts["key"]), validate=True).removeprefix(SPKI_HEAD)
-        signature = base64.b64decode(str(facts["signature"]), validate=True)
+        key, signature = decoded(str(facts["key"])).removeprefix(SPKI_HEAD), decoded(str(facts["signature"]))
         Ed25519PublicKey.from_public_bytes(key).verify(signature, statement(kind, at, facts))
     except (InvalidSignature, KeyError, TypeError, ValueError):
         return False

@@ -72,6 +72,7 @@ ENVIRONMENT = {
 os.environ.update(ENVIRONMENT)  # before the first import: MLflow reads them while it is imported
 
 from mlflow.entities import Metric, Param, Run, RunTag, ViewType  # noqa: E402
+from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.tracking import MlflowClient  # noqa: E402
 
 # Its own words about a database in trouble are tracebacks with SQL and values; ours are a WorldError.
@@ -361,10 +362,18 @@ class Tracker:
             }
             return tuple(_shown(run) for run in found.values())
 
-    def show_review(self, run_id: str, text: str) -> None:
-        """Say with a case where its review stands."""
+    def show_review(self, run_id: str, text: str) -> bool:
+        """Say with a case where its review stands; False when its run was deleted."""
         with _MlflowAway():
+            try:
+                if self._client.get_run(run_id).info.lifecycle_stage == "deleted":
+                    return False
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                return False
             self._client.set_tag(run_id, REVIEW, text)
+            return True
 
     def monitoring(self, recorded: str | None) -> ShownRun | None:
         """The run that shows how the models do over time: the `recorded` one, or one that nobody could record.

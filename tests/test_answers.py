@@ -28,7 +28,7 @@ from medrec.delivery import monitoring_run
 from medrec.dicom import Pseudonyms
 from medrec.errors import ConfigError, DataError
 from medrec.home import Home
-from medrec.reviewing import overdue
+from medrec.reviewing import Answer, overdue, review
 from medrec.schedule import Review
 from medrec.store import Decision, Store
 from medrec.tracking import Tracker
@@ -136,6 +136,44 @@ def test_two_different_answers_and_a_tag_against_a_signature_are_conflicts(
     assert problems(home, store) == []
 
 
+def claim(home: Home, store: Store, own: Configuration, case: str, decision: str, by: str) -> None:
+    """What a person does with `medrec review` and no key."""
+    review(Answer(case, Decision(decision), by, AT), home, store, own, None)
+
+
+def test_a_tag_that_nobody_set_takes_no_answer_back_that_was_given_by_command(
+    home: Home, store: Store, own: Configuration, cases: tuple[str, str]
+) -> None:
+    claim(home, store, own, cases[0], "reject", "ROE")
+    accept(store, cases[1], "DOE", AT)
+    claim(home, store, own, cases[1], "reject", "ROE")
+    for _ in range(3):
+        done = sync(home, store, own)
+        assert (done.claimed, done.conflicts) == (0, (cases[1],))
+    assert shown(home, store, cases[0]) == "rejected, claimed: nobody signed it"
+    assert problems(home, store) == []
+
+
+def test_a_tag_that_is_gone_takes_back_what_tags_said_of_that_person_alone(
+    home: Home, store: Store, own: Configuration, cases: tuple[str, str]
+) -> None:
+    case = cases[0]
+    tag(home, store, case, status="accepted", by="DOE")
+    sync(home, store, own)
+    claim(home, store, own, case, "reject", "ROE")
+    for _ in range(2):
+        assert sync(home, store, own).claimed == 0, "the tag says what it said before"
+    tag(home, store, case, status="needs-edit", by="ROE")
+    sync(home, store, own)
+    tag(home, store, case, status="pending")
+    assert [sync(home, store, own).claimed for _ in range(2)] == [1, 0]
+    told = [(row.decision, row.by) for row in store.reviews(case)]
+    assert told == [("accept", "DOE"), ("reject", "ROE"), ("edit", "ROE"), ("withdrawn", "ROE")]
+    state = store.review_states()[case]
+    assert (state.word, state.by, state.conflict) == ("rejected", "ROE", "answers that differ")
+    assert problems(home, store) == []
+
+
 HOSTILE_TEXTS = ["\x1b[2J", "\u202egnp.exe", "x" * 5000, "a\x00b", "\u200bzero"]
 
 
@@ -170,6 +208,36 @@ def test_an_answer_to_a_superseded_report_says_so(store: Store, cases: tuple[str
     assert (answer.decision, answer.problem) == (Decision.ACCEPT, SUPERSEDED)
 
 
+@pytest.mark.parametrize("where", ["a run of one's own", "the monitoring", "the night", "another case"])
+def test_an_answer_counts_only_at_the_run_of_its_case(
+    home: Home, store: Store, own: Configuration, cases: tuple[str, str], where: str
+) -> None:
+    accept(store, cases[0], "DOE", AT)
+    sync(home, store, own)
+    tag(home, store, cases[0], status="rejected", by="REAL")
+    row, other = store.case(cases[0]), store.case(cases[1])
+    monitoring = Tracker(home, "medrec").monitoring()
+    assert row is not None
+    assert other is not None
+    assert other.mlflow_run_id is not None
+    assert monitoring is not None
+    true = client(home).get_run(row.mlflow_run_id)
+    run_id = {
+        "a run of one's own": lambda: client(home).create_run(true.info.experiment_id, 1).info.run_id,
+        "the monitoring": lambda: monitoring.run_id,
+        "the night": lambda: true.data.tags["mlflow.parentRunId"],
+        "another case": lambda: other.mlflow_run_id,
+    }[where]()
+    for name, value in (("medrec.case", cases[0]), ("review.status", "accepted"), ("review.by", "FAKE")):
+        client(home).set_tag(run_id, name, value)
+    for claimed in (1, 0):
+        done = sync(home, store, own)
+        assert done.claimed == claimed
+        assert [p for p in done.problems if "stands at a run that is not that of case" in p]
+    assert [(r.decision, r.by) for r in store.reviews(cases[0])] == [("accept", "DOE"), ("reject", "REAL")]
+    assert shown(home, store, cases[0]) == "accepted, signed by DOE (a tag says something else)"
+
+
 def test_an_answer_about_an_erased_case_is_left_out_and_said(
     home: Home, store: Store, own: Configuration, cases: tuple[str, str]
 ) -> None:
@@ -202,6 +270,30 @@ def test_reviews_go_with_an_erased_patient_and_stay_through_a_rotation(
 
 
 # What MLflow shows
+
+
+@pytest.mark.parametrize("purged", [False, True])
+def test_a_deleted_run_is_named_and_all_other_reviews_are_heard_shown_and_counted(
+    home: Home, store: Store, own: Configuration, cases: tuple[str, str], purged: bool
+) -> None:
+    rows = sorted((row for case in cases if (row := store.case(case))), key=lambda row: row.case)
+    for row in rows:
+        accept(store, row.case, "DOE", AT)
+    gone, other = rows
+    client(home).delete_run(gone.mlflow_run_id)
+    if purged:
+        Tracker(home, "medrec").forget((gone.case,))
+    tag(home, store, other.case, status="rejected", by="ROE")
+    for _ in range(2):
+        done = sync(home, store, own)
+        assert done.problems == [
+            f"the run of case {gone.case} was deleted in MLflow; where its review stands is not shown there"
+        ]
+        assert done.conflicts == (other.case,)
+        assert done.counts == {"accepted": 2, "in conflict": 1}
+    assert shown(home, store, other.case) == "accepted, signed by DOE (a tag says something else)"
+    told = {str(r.facts["case"]) for r in store.ledger() if r.kind == "review shown"}
+    assert told == {other.case}
 
 
 def attack(home: Home, store: Store, case: str, name: str) -> None:

@@ -54,6 +54,11 @@ class ReviewRow:
         """Whether its signer is known, instead of claimed."""
         return self.signature is not None
 
+    @property
+    def by_tag(self) -> bool:
+        """Whether it is a claim of MLflow's tags, which tell of no page; `medrec review` tells which one it read."""
+        return not self.signed and not self.page
+
 
 @dataclass(frozen=True, slots=True)
 class ReviewState:
@@ -96,24 +101,34 @@ class LabelRequest:
 
 def standing(case: str, rows: Iterable[ReviewRow]) -> ReviewState:
     """Where a case stands by its answers, given in their order."""
-    signed: dict[str, ReviewRow] = {}
-    claimed: dict[str, ReviewRow] = {}
+    signed: list[ReviewRow] = []
+    claimed: list[ReviewRow] = []
     for row in rows:
-        of = signed if row.signed else claimed
-        of.pop(row.by, None)  # the last one of all stands last
-        if row.decision is Decision.WITHDRAWN:
-            of.clear()  # a tag that is gone does not say whose it was
+        if row.signed:
+            signed.append(row)
+        elif row.decision is Decision.WITHDRAWN:  # a tag takes back what tags said of that person, and nothing else
+            claimed = [r for r in claimed if not r.by_tag or r.by != row.by]
         else:
-            of[row.by] = row
+            claimed.append(row)
+    signed, claimed = _last_of_each(signed), _last_of_each(claimed)
     if signed:
-        return _decided(case, list(signed.values()), list(claimed.values()))
+        return _decided(case, signed, claimed)
     if not claimed:
         return ReviewState(case)
-    *_, last = claimed.values()
+    last = claimed[-1]
     conflict = last.problem
-    if not conflict and len({r.decision for r in claimed.values()}) > 1:
+    if not conflict and len({r.decision for r in claimed}) > 1:
         conflict = "answers that differ"
     return ReviewState(case, WORDS[last.decision], False, last.by, last.at, conflict)
+
+
+def _last_of_each(rows: Iterable[ReviewRow]) -> list[ReviewRow]:
+    """The last answer of each person, the last one of all last."""
+    found: dict[str, ReviewRow] = {}
+    for row in rows:
+        found.pop(row.by, None)
+        found[row.by] = row
+    return list(found.values())
 
 
 def _decided(case: str, signed: list[ReviewRow], claimed: list[ReviewRow]) -> ReviewState:

@@ -61,6 +61,9 @@ class Consistency(Reviews, Watched):
         yield from self._labels(told)
         yield from self.unlike(told.observed, told.shadowed, original)
         yield from self._answers(told)
+        for case, place in sorted(self._all(CASES.c.case, CASES.c.seq)):
+            if told.cases.get(case, place) != place:
+                yield Problem(f"case {case[:12]}…", "its place among the cases was changed")
         joined = sa.select(CASES.c.case).join(STUDIES, CASES.c.study == STUDIES.c.study)
         for row in self._rows(joined.where(CASES.c.patient != STUDIES.c.patient)):
             yield Problem(f"case {str(row[0])[:12]}…", "its study is another patient's in the store")
@@ -99,14 +102,14 @@ class Consistency(Reviews, Watched):
     def _answers(self, told: "_Told") -> Iterator[Problem]:
         """Reviews, and labels that are asked for."""
         seen = set()
-        for row, facts in self.sealed_reviews():
+        for number, row, facts in self.sealed_reviews():
             seen.add(row.review)
-            if told.reviews.get(row.review) != (row.at, facts):
+            if told.reviews.get(row.review) != (number, row.at, facts):
                 yield Problem(f"review of case {row.case[:12]}…", "no record says what the store says of it")
         for name in sorted(told.reviews.keys() - seen):
             yield Problem(f"review {name}", "a record tells of it, but the store does not have it")
         c = LABEL_REQUESTS.c
-        rows = self._all(c.case, c.request, c.card, c.wants, c.why, c.by, c.at)
+        rows = self._all(c.case, c.request, c.card, c.wants, c.why, c.by, c.at, c.seq)
         yield from _compared("request for a label", told.wanted, rows)
 
     def _nights(self, told: "_Told") -> Iterator[Problem]:
@@ -144,7 +147,8 @@ class _Told:
     superseding: dict[str, str] = field(default_factory=dict)
     observed: dict[str, object] = field(default_factory=dict)
     shadowed: dict[int, dict[str, object]] = field(default_factory=dict)
-    reviews: dict[str, tuple[str, dict[str, object]]] = field(default_factory=dict)
+    reviews: dict[str, tuple[int, str, dict[str, object]]] = field(default_factory=dict)
+    cases: dict[str, str] = field(default_factory=dict)
     wanted: set[Row] = field(default_factory=set)
     erasures: int = 0
 
@@ -165,6 +169,8 @@ class _Told:
     def add(self, kind: str, facts: dict[str, object], at: str, number: int) -> None:
         """Take up one record."""
         case, batch = str(facts.get("case")), str(facts.get("batch"))
+        if kind in events.CASE_KINDS:
+            self.cases[case] = str(number)  # of a case that failed and was tried again the last one
         if kind == events.NIGHT_FINISHED:
             self.nights[batch], self.summaries[batch] = (facts["started_at"], facts["finished_at"]), facts["summary"]
         elif kind == events.NIGHT_REWRITTEN:
@@ -186,9 +192,10 @@ class _Told:
         elif kind == events.SHADOWED:
             self.shadowed[number] = facts
         elif kind in ("review", events.CLAIMED):
-            self.reviews[str(facts.get("review"))] = at, facts
+            self.reviews[str(facts.get("review"))] = number, at, facts
         elif kind == events.WANTED:
-            self.wanted.add((*(str(facts[n]) for n in ("case", "request", "card", "wants", "why", "by")), at))
+            said = (str(facts[n]) for n in ("case", "request", "card", "wants", "why", "by"))
+            self.wanted.add((*said, at, str(number)))
         elif kind == events.ERASED:
             self.erasures += 1
             own = facts.get("labels")
@@ -202,7 +209,7 @@ class _Told:
             for record in shadows if isinstance(shadows, list) else ():
                 self.shadowed.pop(record, None)
             self.wanted = {row for row in self.wanted if row[0] not in gone}
-            self.reviews = {name: told for name, told in self.reviews.items() if told[1]["case"] not in gone}
+            self.reviews = {name: told for name, told in self.reviews.items() if told[2]["case"] not in gone}
 
 
 def _compared(what: str, told: set[Row], rows: set[Row]) -> Iterator[Problem]:

@@ -114,7 +114,7 @@ class Reviews(Labelled):
         return {key: standing(key, found.get(key, ())) for key in (found if cases is None else dict.fromkeys(cases))}
 
     def claim_review(self, row: ReviewRow) -> ReviewRow | None:
-        """Note an answer that nobody signed; None when it is what was claimed last. Nothing follows from it.
+        """Note an answer that nobody signed; None when this way said it last. Nothing follows from it.
 
         Raises DataError for a case that is not here, or was not analysed.
         """
@@ -123,8 +123,9 @@ class Reviews(Labelled):
 
         def write(tail: Tail) -> ReviewRow | None:
             c = REVIEWS.c
-            query = sa.select(REVIEWS).where(c.case == row.case, c.signature.is_(None)).order_by(c.seq.desc()).limit(1)
-            before = tail.connection.execute(query).first()
+            way = c.page == "" if said.by_tag else c.page != ""
+            query = sa.select(REVIEWS).where(c.case == row.case, c.signature.is_(None), way)
+            before = tail.connection.execute(query.order_by(c.seq.desc()).limit(1)).first()
             if before is not None and _same(_review(before), said):
                 return None
             new = replace(said, review=_name(said, tail.number))
@@ -210,12 +211,12 @@ class Reviews(Labelled):
             raise DataError(f"there is no case {case} in this home")
         return str(rows[0][0])
 
-    def sealed_reviews(self) -> Iterable[tuple[ReviewRow, dict[str, object]]]:
-        """Every answer with what its record must say of it; a patient's salt that is gone keys nothing."""
+    def sealed_reviews(self) -> Iterable[tuple[int, ReviewRow, dict[str, object]]]:
+        """Every answer with its record's number and what that must say; a patient's salt that is gone keys nothing."""
         query = sa.select(REVIEWS, SALTS.c.salt).join(CASES, CASES.c.case == REVIEWS.c.case)
         query = query.outerjoin(SALTS, SALTS.c.patient == CASES.c.patient)
         for row in self._rows(query.order_by(REVIEWS.c.seq)):
-            yield _review(row), sealed(_review(row), row.salt or "")
+            yield row.seq, _review(row), sealed(_review(row), row.salt or "")
 
     # Labels that are asked for
 
