@@ -119,7 +119,7 @@ class Reviews(Labelled):
         Raises DataError for a case that is not here, or was not analysed.
         """
         salt = self._salt_of(row.case)
-        said = replace(row, key=None, signature=None)
+        said = replace(row, key=None, signature=None, mask_sha256=None)
 
         def write(tail: Tail) -> ReviewRow | None:
             c = REVIEWS.c
@@ -153,7 +153,7 @@ class Reviews(Labelled):
         self, signed: ReviewRow, label: Label | None = None, wants: LabelRequest | None = None
     ) -> ReviewRow:
         """Take an answer that was signed elsewhere; see `sign_review`."""
-        salt = self._salt_of(signed.case)
+        salt, signed = self._salt_of(signed.case), replace(signed, problem="")
 
         def write(tail: Tail) -> ReviewRow:
             facts = sealed(signed, salt)
