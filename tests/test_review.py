@@ -193,6 +193,23 @@ def test_nobody_reviews_without_the_role_or_without_being_known(store: Store) ->
     assert store.reviews("a") == ()
 
 
+def test_who_signs_first_comes_on_record_with_the_answer_and_not_without_it(store: Store) -> None:
+    new, before = person("NEW"), store.position()
+    other = replace(answer(store, "a", "accept", "NEW", LATER), page="0" * 64)
+    with pytest.raises(DataError, match="another report than the one on record"):
+        store.sign_review(other, signer("NEW"), own=new)
+    for one, who, words in (
+        (person("NEW", "auditor"), "NEW", "NEW is no reviewer"),
+        (person("NEW", key="DOE"), "DOE", "the key of NEW was DOE's before"),
+    ):
+        with pytest.raises(DataError, match=words):
+            store.sign_review(answer(store, "a", "accept", "NEW", LATER), signer("NEW", who), own=one)
+    assert store.position() == before
+    store.sign_review(answer(store, "a", "accept", "NEW", LATER), signer("NEW"), own=new)
+    assert [r.kind for r in store.ledger(before[0])] == ["people changed", "review", "case accepted"]
+    assert (store.released("a"), problems(store)) == (("NEW", LATER), [])
+
+
 def test_a_key_stays_one_persons_also_after_both_are_gone(store: Store) -> None:
     store.change_people([], "medrec.yaml", LATER)
     with pytest.raises(DataError, match="the key of ROE was DOE's before"):
