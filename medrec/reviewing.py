@@ -20,11 +20,10 @@ from medrec.signing import Signer
 from medrec.splits import Side
 from medrec.store import CaseRow, Decision, Label, LabelRequest, Origin, ReviewRow, Store
 from medrec.store.answers import UNREVIEWED
-from medrec.store.reviews import ANY, BLIND, request_of
+from medrec.store.reviews import ANY, BLIND, MEDREC_YAML, request_of
 from medrec.worklist import Overdue
 
 MAX_COMMENT = 2000
-PEOPLE = "medrec.yaml"  # who says who somebody is, unless an operator signs it
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +60,9 @@ def review(
     if case is None or case.status is not Status.ANALYSED:
         raise DataError(f"there is no report of case {answer.case} to review")
     digests = _read(home, case)
-    label = None
+    label = own = None
     if signer is not None:
-        enrol_own(store, configuration.settings, signer, answer.at)
+        own = _named(configuration.settings, signer)
         label = _label(answer, home, store, configuration, case)
     row = ReviewRow(
         "", answer.case, digests["report.json"], digests["report.html"], answer.decision, answer.comment.strip(),
@@ -74,7 +73,7 @@ def review(
         return None if claimed is None else Taken(claimed, None, None)
     wants = _wanted(answer, store, case) if label is None else None
     try:
-        return Taken(store.sign_review(row, signer, label, wants), label, wants)
+        return Taken(store.sign_review(row, signer, label, wants, own), label, wants)
     except DataError:
         if label is not None:
             masks.forget_unnamed(home, store)
@@ -116,13 +115,13 @@ def enrol_own(store: Store, settings: Settings, signer: Signer, at: str) -> None
     person = _named(settings, signer)
     register = store.register()
     if register.people.get(person.name) != person:
-        _change(store, {**register.people, person.name: person}, at, None)
+        store.change_people({**register.people, person.name: person}.values(), MEDREC_YAML, at)
 
 
 def enrol(store: Store, settings: Settings, signer: Signer, at: str) -> bool:
     """Put the people of medrec.yaml on record with an operator's signature; False when they are. Raises as above."""
     _named(settings, signer)
-    return _change(store, {p.name: p for p in settings.people}, at, signer)
+    return store.change_people(settings.people, MEDREC_YAML, at, signer)
 
 
 def note_people(store: Store, settings: Settings, at: str) -> str:
@@ -132,7 +131,7 @@ def note_people(store: Store, settings: Settings, at: str) -> str:
     if not before and not now:
         return ""
     try:
-        if not _change(store, now, at, None):
+        if not store.change_people(settings.people, MEDREC_YAML, at):
             return ""
     except DataError as error:
         return str(error)
@@ -149,14 +148,6 @@ def _named(settings: Settings, signer: Signer) -> Person:
     if person.key != signer.key:
         raise ConfigError([f"--key: that is not the key of {signer.name}; medrec.yaml names another one"])
     return person
-
-
-def _change(store: Store, people: dict[str, Person], at: str, signer: Signer | None) -> bool:
-    try:
-        return store.change_people(people.values(), PEOPLE, at, signer)
-    except DataError as error:
-        hint = "" if signer is not None else "; medrec review enrol --by OPERATOR --key FILE signs for them"
-        raise DataError(f"{error}{hint}") from None
 
 
 def _label(answer: Answer, home: Home, store: Store, configuration: Configuration, case: CaseRow) -> Label | None:

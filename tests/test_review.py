@@ -193,6 +193,23 @@ def test_nobody_reviews_without_the_role_or_without_being_known(store: Store) ->
     assert store.reviews("a") == ()
 
 
+def test_who_signs_first_comes_on_record_with_the_answer_and_not_without_it(store: Store) -> None:
+    new, before = person("NEW"), store.position()
+    other = replace(answer(store, "a", "accept", "NEW", LATER), page="0" * 64)
+    with pytest.raises(DataError, match="another report than the one on record"):
+        store.sign_review(other, signer("NEW"), own=new)
+    for one, who, words in (
+        (person("NEW", "auditor"), "NEW", "NEW is no reviewer"),
+        (person("NEW", key="DOE"), "DOE", "the key of NEW was DOE's before"),
+    ):
+        with pytest.raises(DataError, match=words):
+            store.sign_review(answer(store, "a", "accept", "NEW", LATER), signer("NEW", who), own=one)
+    assert store.position() == before
+    store.sign_review(answer(store, "a", "accept", "NEW", LATER), signer("NEW"), own=new)
+    assert [r.kind for r in store.ledger(before[0])] == ["people changed", "review", "case accepted"]
+    assert (store.released("a"), problems(store)) == (("NEW", LATER), [])
+
+
 def test_a_key_stays_one_persons_also_after_both_are_gone(store: Store) -> None:
     store.change_people([], "medrec.yaml", LATER)
     with pytest.raises(DataError, match="the key of ROE was DOE's before"):
@@ -264,12 +281,29 @@ ATTACKS: dict[str, tuple[Callable[[Store], None], str]] = {
     "a comment": (lambda s: sql(s, "UPDATE reviews SET comment = 'x'"), "review of case a.*no record says"),
     "who it was": (lambda s: sql(s, "UPDATE reviews SET by = 'ROE'"), "review of case a.*no record says"),
     "a time": (lambda s: sql(s, "UPDATE reviews SET at = ?", LAST), "review of case a.*no record says"),
-    "a signature": (lambda s: sql(s, "UPDATE reviews SET signature = 'x'"), "review of case a.*no record says"),
+    "a signature": (lambda s: sql(s, "UPDATE reviews SET signature = 'x' WHERE signature > ''"), "review of case a"),
     "one is gone": (lambda s: sql(s, "DELETE FROM reviews"), "a record tells of it, but the store does not have it"),
     "its acceptance is gone": (lambda s: sql(s, "DELETE FROM accepted"), "acceptance that a record tells of"),
     "another is accepted": (lambda s: sql(s, "INSERT INTO accepted VALUES ('b', 'DOE', '')"), "tells of the accept"),
     "a request is gone": (lambda s: sql(s, "DELETE FROM label_requests"), "request for a label that a record tells"),
     "a request is changed": (lambda s: sql(s, "UPDATE label_requests SET wants = 'any'"), "of the request for a label"),
+    "a request's study": (
+        lambda s: sql(s, "UPDATE label_requests SET study = 'study patient'"),
+        "case b.*names another study or patient",
+    ),
+    "a request's patient": (
+        lambda s: sql(s, "UPDATE label_requests SET patient = 'patient'"),
+        "case b.*names another study or patient",
+    ),
+    "a claim's key": (lambda s: sql(s, "UPDATE reviews SET key = 'x' WHERE signature IS NULL"), "review of case b"),
+    "a claim's mask": (
+        lambda s: sql(s, "UPDATE reviews SET mask_sha256 = 'x' WHERE signature IS NULL"),
+        "review of case b.*no record says",
+    ),
+    "what is wrong with a signed one": (
+        lambda s: sql(s, "UPDATE reviews SET problem = 'superseded' WHERE signature IS NOT NULL"),
+        "review of case a.*no record says",
+    ),
     "a review, with its record": (forged_review, "a 'review' that does not count: its signature does not fit"),
     "an acceptance, with its record": (forged_acceptance, "no signed review of case b… accepts it"),
     "a signature again": (replayed, "its signature was used before"),
@@ -283,6 +317,7 @@ def test_what_was_forged_is_noticed_and_releases_nothing(store: Store, what: str
     case = store.case("b")
     assert case is not None
     store.want_labels([request_of(case, "blind", "blind sample 2026-02", "medrec", AT)])
+    store.claim_review(answer(store, "b", "edit", "x", AT))
     assert problems(store) == []
     attack, words = ATTACKS[what]
     attack(store)
@@ -339,7 +374,7 @@ def test_of_one_persons_claims_the_last_counts_too_however_they_were_made(store:
         store.claim_review(replace(one, page=page))
     state = store.review_states(["a"])["a"]
     assert (state.word, state.conflict) == ("needs-edit", "")
-    store.claim_review(replace(answer(store, "a", "accept", "ROE", LATER)))
+    store.claim_review(answer(store, "a", "accept", "ROE", LATER))
     state = store.review_states(["a"])["a"]
     assert (state.word, state.by, state.conflict) == ("accepted", "ROE", "answers that differ")
     store.claim_review(replace(claims[0], page=""))
@@ -387,6 +422,23 @@ def test_an_erased_patient_takes_reviews_and_requests_along_and_the_ledger_still
     assert problems(store) == []
     with pytest.raises(DataError):
         sign(store, "a", "accept", "DOE", LAST)
+
+
+def test_a_delivery_that_is_set_back_to_where_it_stood_before_is_noticed(store: Store) -> None:
+    sign(store, "a", "accept", "DOE", AT)
+    for kind in ("results", "rejection"):
+        store.enqueue("a", "pacs", kind, State.REVIEW, AT)
+        (row,) = [d for d in store.deliveries() if d.kind == kind]
+        row = store.move(store.trying(store.move(row, State.QUEUED, AT)), State.SENT, LATER, objects={"1.2": "0" * 64})
+        if kind == "results":
+            store.move(row, State.CONFIRMED, LAST)
+    store.append("delivery", LAST, {"case": "a", "to": "mlflow", "what": ["run"]})
+    assert problems(store) == []
+    for kind, now, before in (("results", "confirmed", "queued"), ("rejection", "sent", "waiting for review")):
+        sql(store, "UPDATE deliveries SET state = ? WHERE kind = ?", before, kind)
+        assert problems(store) == [f"delivery of case a… to pacs: no record says that it is {before} now"]
+        sql(store, "UPDATE deliveries SET state = ? WHERE kind = ?", now, kind)
+    assert problems(store) == []
 
 
 def test_deliveries_wait_for_a_review_that_holds(store: Store) -> None:

@@ -151,9 +151,11 @@ def signed_facts(row: ReviewRow, salt: str) -> dict[str, object]:
 
 
 def sealed(row: ReviewRow, salt: str) -> dict[str, object]:
-    """What the record of an answer says, so that a changed row is noticed."""
+    """What the record of an answer says, so that a changed row is noticed: also where it says what none can say."""
     if row.signed:
-        return {**signed_facts(row, salt), "review": row.review, "key": row.key, "signature": row.signature}
+        odd = {"problem": row.problem} if row.problem else {}
+        return {**signed_facts(row, salt), "review": row.review, "key": row.key, "signature": row.signature, **odd}
     said = salted(salt, "\0".join((row.decision, row.by, row.comment, row.report, row.page)))
     facts: dict[str, object] = {"case": row.case, "review": row.review, "decision": row.decision.value}
-    return {**facts, "said": said, "problem": row.problem}
+    odd = {name: getattr(row, name) for name in ("key", "mask_sha256") if getattr(row, name) is not None}
+    return {**facts, "said": said, "problem": row.problem, **odd}

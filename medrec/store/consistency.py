@@ -26,6 +26,7 @@ from medrec.store.tables import (
 from medrec.store.watched import Watched
 
 Row = tuple[str, ...]
+DELIVERED = ("results", "rejection")
 READINGS = 10  # a night writes a record in seconds, and a reading takes less
 SEALED_OF_LABEL = ("card", "what", "origin", "by", "content", "source", "pixels")
 
@@ -53,8 +54,9 @@ class Consistency(Reviews, Watched):
         c = RECALLED.c
         yield from _compared("recall", told.recalled, self._all(c.case, c.reason, c.at))
         d = DELIVERIES.c
-        for case, to, state in sorted(self._all(d.case, d.destination, d.state) - told.states):
-            yield Problem(f"delivery of case {case[:12]}… to {to}", f"no record says that it is {state}")
+        for case, to, kind, state in sorted(self._all(d.case, d.destination, d.kind, d.state)):
+            if state not in told.states.get((case, to, kind), ()):
+                yield Problem(f"delivery of case {case[:12]}… to {to}", f"no record says that it is {state} now")
         if (erased := len(self._all(ERASED_PATIENTS.c.patient))) != told.erasures:
             yield Problem("erased patients", f"the store names {erased}, the ledger {told.erasures}")
         yield from self._sides(told)
@@ -111,6 +113,9 @@ class Consistency(Reviews, Watched):
         c = LABEL_REQUESTS.c
         rows = self._all(c.case, c.request, c.card, c.wants, c.why, c.by, c.at, c.seq)
         yield from _compared("request for a label", told.wanted, rows)
+        same = sa.and_(c.study == CASES.c.study, c.patient == CASES.c.patient)
+        for (case,) in self._rows(sa.select(c.case).join(CASES, CASES.c.case == c.case).where(sa.not_(same))):
+            yield Problem(f"case {str(case)[:12]}…", "the request for a label of it names another study or patient")
 
     def _nights(self, told: "_Told") -> Iterator[Problem]:
         if not told.nights:
@@ -140,7 +145,7 @@ class _Told:
     summaries: dict[str, object] = field(default_factory=dict)
     accepted: set[Row] = field(default_factory=set)
     recalled: set[Row] = field(default_factory=set)
-    states: set[Row] = field(default_factory=set)
+    states: dict[Row, set[str]] = field(default_factory=dict)
     subjects: set[tuple[int, str, str]] = field(default_factory=set)
     sides: dict[str, str] = field(default_factory=dict)
     labels: dict[str, dict[str, object]] = field(default_factory=dict)
@@ -180,7 +185,7 @@ class _Told:
         elif kind == "case recalled":
             self.recalled.add((case, str(facts["reason"]), at))
         elif kind in ("delivery", "delivery state"):
-            self.states.add((case, str(facts["to"]), str(facts.get("state", ""))))
+            self._stands(case, str(facts["to"]), facts)
         elif kind == events.DIVIDED and isinstance(facts["patients"], dict):
             self.sides |= {str(name): str(side) for side, names in facts["patients"].items() for name in names}
         elif kind == events.LABEL:
@@ -210,6 +215,15 @@ class _Told:
                 self.shadowed.pop(record, None)
             self.wanted = {row for row in self.wanted if row[0] not in gone}
             self.reviews = {name: told for name, told in self.reviews.items() if told[2]["case"] not in gone}
+
+    def _stands(self, case: str, to: str, facts: dict[str, object]) -> None:
+        """Where a delivery stands by its last record; one of an earlier release does not say of which kind it is."""
+        kind, state = facts.get("kind", facts["what"]), str(facts.get("state", ""))
+        if isinstance(kind, str):
+            self.states[case, to, kind] = {state}
+            return
+        for each in DELIVERED:
+            self.states.setdefault((case, to, each), set()).add(state)
 
 
 def _compared(what: str, told: set[Row], rows: set[Row]) -> Iterator[Problem]:

@@ -43,6 +43,7 @@ FEW = 500  # cases that are asked for by name; SQLite takes no more than 999 nam
 QUALITY = "quality"  # why a rejected report is taken back
 BLIND, ANY = "blind", "any"  # what label is wanted
 SAMPLED = "blind sample drawn"
+MEDREC_YAML = "medrec.yaml"  # who says who somebody is, unless an operator signs it
 
 
 class Reviews(Labelled):
@@ -60,19 +61,7 @@ class Reviews(Labelled):
         Raises DataError when a key was somebody else's, or an operator would have to sign it.
         """
         every = tuple(people)
-
-        def write(tail: Tail) -> bool:
-            before = _register(tail.connection)
-            if before.change(every)["register"] == before.digest:
-                return False
-            facts = {**before.change(every), "by": by}
-            facts = facts if signer is None else signer.sign(CHANGED, at, facts)
-            if why := before.unfit(CHANGED, at, facts):
-                raise DataError(f"the people in medrec.yaml are not taken: {why}")
-            tail.add(CHANGED, at, facts)
-            return True
-
-        return self._extend(write)
+        return self._extend(lambda tail: _put_people(tail, every, by, at, signer))
 
     def promoted(self, facts: dict[str, object], at: str, signer: Signer | None) -> None:
         """Put a promotion on record. Raises DataError when somebody who may promote would have to sign it."""
@@ -119,7 +108,7 @@ class Reviews(Labelled):
         Raises DataError for a case that is not here, or was not analysed.
         """
         salt = self._salt_of(row.case)
-        said = replace(row, key=None, signature=None)
+        said = replace(row, key=None, signature=None, mask_sha256=None)
 
         def write(tail: Tail) -> ReviewRow | None:
             c = REVIEWS.c
@@ -136,27 +125,40 @@ class Reviews(Labelled):
         return self._extend(write)
 
     def sign_review(
-        self, row: ReviewRow, signer: Signer, label: Label | None = None, wants: LabelRequest | None = None
+        self,
+        row: ReviewRow,
+        signer: Signer,
+        label: Label | None = None,
+        wants: LabelRequest | None = None,
+        own: Person | None = None,
     ) -> ReviewRow:
         """Take the answer of a person who signs it, with what follows from it; `row.by` is filled in here.
+
+        `own` is the signer as medrec.yaml has them: put on record with the answer, and not without it.
 
         Raises DataError when it is not the signer's to give, not of the report as it is on record, or of a case that
         was superseded or taken back.
         """
         salt = self._salt_of(row.case)
-        own = replace(row, by=signer.name)
-        facts = signer.sign(REVIEW, row.at, signed_facts(own, salt))
-        signed = replace(own, key=str(facts["key"]), signature=str(facts["signature"]))
-        return self.take_review(signed, label, wants)
+        said = replace(row, by=signer.name)
+        facts = signer.sign(REVIEW, row.at, signed_facts(said, salt))
+        signed = replace(said, key=str(facts["key"]), signature=str(facts["signature"]))
+        return self.take_review(signed, label, wants, own)
 
     def take_review(
-        self, signed: ReviewRow, label: Label | None = None, wants: LabelRequest | None = None
+        self,
+        signed: ReviewRow,
+        label: Label | None = None,
+        wants: LabelRequest | None = None,
+        own: Person | None = None,
     ) -> ReviewRow:
         """Take an answer that was signed elsewhere; see `sign_review`."""
-        salt = self._salt_of(signed.case)
+        salt, signed = self._salt_of(signed.case), replace(signed, problem="")
 
         def write(tail: Tail) -> ReviewRow:
             facts = sealed(signed, salt)
+            if own is not None:
+                _put_people(tail, {**_register(tail.connection).people, own.name: own}.values(), MEDREC_YAML, signed.at)
             if why := _register(tail.connection).unfit(REVIEW, signed.at, facts) or _unfit(tail.connection, signed):
                 raise DataError(f"the review is not taken: {why}")
             new = replace(signed, review=_name(signed, tail.number))
@@ -274,6 +276,20 @@ def put_request(tail: Tail, one: LabelRequest) -> bool:
     tail.add(WANTED, one.at, facts)
     values = {name: getattr(one, name) for name in LabelRequest.__slots__} | {"seq": tail.number}
     tail.connection.execute(sa.insert(LABEL_REQUESTS).values(values))
+    return True
+
+
+def _put_people(tail: Tail, people: Iterable[Person], by: str, at: str, signer: Signer | None = None) -> bool:
+    """As `Reviews.change_people`, within a transaction."""
+    every, before = tuple(people), _register(tail.connection)
+    if before.change(every)["register"] == before.digest:
+        return False
+    facts = {**before.change(every), "by": by}
+    facts = facts if signer is None else signer.sign(CHANGED, at, facts)
+    if why := before.unfit(CHANGED, at, facts):
+        hint = "" if signer is not None else "; medrec review enrol --by OPERATOR --key FILE signs for them"
+        raise DataError(f"the people in medrec.yaml are not taken: {why}{hint}")
+    tail.add(CHANGED, at, facts)
     return True
 
 
