@@ -1,5 +1,6 @@
 """Every hazard has a living test, and what README shows is the table."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,7 @@ def test_rows_that_say_too_little_or_stand_twice_are_mistakes(tmp_path: Path) ->
 
 def test_names_found_by_reading_are_those_that_pytest_collects() -> None:
     command = [sys.executable, "-m", "pytest", "-n0", "--collect-only", "tests/test_series.py"]
-    listed = subprocess.run(command, cwd=README.parent, capture_output=True, text=True).stdout
+    plain = {k: v for k, v in os.environ.items() if k != "PYTEST_ADDOPTS"}
+    listed = subprocess.run(command, cwd=README.parent, env=plain, capture_output=True, text=True).stdout
     collected = {line.partition("::")[2].partition("[")[0] for line in listed.splitlines() if "::" in line}
     assert collected == set(hazards.tests_of(Path(__file__).with_name("test_series.py")))
