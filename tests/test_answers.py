@@ -216,7 +216,7 @@ def test_an_answer_counts_only_at_the_run_of_its_case(
     sync(home, store, own)
     tag(home, store, cases[0], status="rejected", by="REAL")
     row, other = store.case(cases[0]), store.case(cases[1])
-    monitoring = Tracker(home, "medrec").monitoring()
+    monitoring = Tracker(home, "medrec").monitoring(monitoring_run(store))
     assert row is not None
     assert other is not None
     assert other.mlflow_run_id is not None
