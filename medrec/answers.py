@@ -131,7 +131,8 @@ def heard(tags: Mapping[str, str], row: CaseRow, at: str) -> ReviewRow:
         by = comment = ""
     elif row.superseded_by is not None:
         problem = problem or SUPERSEDED
-    if _hostile(word, MAX_NAME) or _hostile(by, MAX_NAME) or _hostile(comment, MAX_COMMENT):
+    lines = comment.replace("\n", " ")  # a comment may have several; a word or a name may not
+    if _hostile(word.strip(), MAX_NAME) or _hostile(by.strip(), MAX_NAME) or _hostile(lines, MAX_COMMENT):
         decision, problem = Decision.UNKNOWN, HOSTILE
     report = tags.get(REPORT, "")
     return ReviewRow(
@@ -141,7 +142,7 @@ def heard(tags: Mapping[str, str], row: CaseRow, at: str) -> ReviewRow:
 
 
 def _hostile(text: str, most: int) -> bool:
-    return len(text) > most or any(not c.isprintable() and c != "\n" for c in text)
+    return len(text) > most or not text.isprintable()
 
 
 def _plain(text: str, most: int) -> str:

@@ -191,6 +191,14 @@ def test_text_that_steers_hides_or_floods_is_no_answer_and_is_not_kept(
     assert store.claim_review(answer) is not None
 
 
+def test_a_comment_may_have_lines_and_a_name_may_not(store: Store, cases: tuple[str, str]) -> None:
+    row = store.case(cases[0])
+    assert row is not None
+    tags = {"review.status": "accepted\n", "review.by": "ROE", "review.comment": "one\ntwo"}
+    assert heard(tags, row, AT).problem == ""
+    assert heard(tags | {"review.by": "ROE\naccepted, signed by DOE"}, row, AT).problem == HOSTILE
+
+
 @pytest.mark.parametrize(
     "word", ["accept", "ok", "yes", "accepted!", "REJECT", "<b>accepted</b>", "'; DROP TABLE reviews"]
 )
